@@ -1,0 +1,319 @@
+"""Every setting of an edit, defined once: the API, the command line, the record and the docs are made from these fields.
+
+A field left alone is *not set* (``None`` at run time). `resolve` fills what is not set, in this order of precedence:
+what the caller set > the kind > the preset > the model's card > the package default written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from typing_extensions import Self
+
+from .errors import ConfigError
+
+Kind = Literal["colour", "object", "background", "style"]
+Preset = Literal["default", "paper", "released"]
+
+
+def setting(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, optional: bool = False
+) -> Any:
+    """A field that is not set until somebody sets it; `default` is the package's value, used by `Settings.completed`."""
+    return field(default=None, metadata={"default": default, "help": help, "low": low, "high": high, "null": optional})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A group of settings that knows its bounds, and which of its fields are set."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not f.metadata or value is None:
+                continue
+            object.__setattr__(self, f.name, _checked(f, hints[f.name], value))
+
+    def set_fields(self) -> dict[str, Any]:
+        """The fields that are set, by dotted name, nested groups included."""
+        flat: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Settings):
+                flat |= {f"{f.name}.{name}": v for name, v in value.set_fields().items()}
+            elif value is not None:
+                flat[f.name] = value
+        return flat
+
+    @classmethod
+    def from_fields(cls, flat: Mapping[str, Any]) -> Self:
+        """The inverse of `set_fields`. Raises `ConfigError` for a name that does not exist, with the nearest one."""
+        known = dict(cls._known())
+        for name in flat:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"there is no setting {name!r}{hint}")
+        values: dict[str, Any] = {}
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            if f.metadata:
+                values[f.name] = flat.get(f.name)
+            else:
+                prefix = f"{f.name}."
+                part = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
+                values[f.name] = hints[f.name].from_fields(part)
+        return cls(**values)
+
+    @classmethod
+    def _known(cls) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            if f.metadata:
+                yield f.name, f
+            else:
+                yield from ((f"{f.name}.{name}", inner) for name, inner in hints[f.name]._known())
+
+    def completed(self) -> Self:
+        """A copy in which every field that is not set has the package's default."""
+        defaults = {name: f.metadata["default"] for name, f in type(self)._known()}
+        return type(self).from_fields({k: v for k, v in defaults.items() if v is not None} | self.set_fields())
+
+
+def _checked(f: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """`value` as the field's type, or a `ConfigError` that says what is allowed."""
+    options = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    if options:
+        if value not in options:
+            raise ConfigError(f"{f.name} is {value!r}; it must be one of {', '.join(map(str, options))}")
+        return value
+    kinds = [t for t in typing.get_args(hint) if t is not type(None)] if _is_union(hint) else [hint]
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    plain = tuple(typing.get_origin(t) or t for t in kinds)
+    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
+        names = " or ".join(t.__name__ for t in plain)
+        raise ConfigError(f"{f.name} is {value!r}; it must be of type {names}")
+    low, high = f.metadata["low"], f.metadata["high"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value != value or (low is not None and value < low) or (high is not None and value > high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{f.name} is {value}; it must be {bounds}")
+    return value
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig(Settings):
+    """Diffusion features (DIFT): which activation of the UNet describes a frame."""
+
+    block: int = setting(
+        -2, "decoder block whose output is the feature; negative counts from the finest", low=-8, high=7
+    )
+    timestep: int = setting(0, "timestep at which the frame is noised for its features", low=0, high=999)
+    ensemble: int = setting(1, "noised copies averaged per frame", low=1, high=64)
+    input_range: Literal["signed", "unit"] = setting(
+        "signed", "pixel range given to the VAE for features: [-1,1], or [0,1] as the published script does"
+    )
+    noise_seed: int = setting(0, "seed of the fixed noise, the same for every frame; never the edit's seed", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframeConfig(Settings):
+    """Adaptive Keyframe Selection (Section 4.1): how a video is divided into clips, each giving one keyframe a step."""
+
+    mean_threshold: float = setting(0.75, "a new clip starts when the mean similarity falls below this", low=-1, high=1)
+    window_threshold: float = setting(0.6, "… or when any window's mean similarity does", low=-1, high=1)
+    window: int = setting(0, "side of a window in tokens; 0: a sixteenth of the map's longer side, at least 3", low=0)
+    stride: int = setting(0, "step between windows in tokens; 0: half that, at least 1", low=0)
+    longest_clip: int = setting(400, "frames after which a clip ends in any case", low=1)
+    both_directions: bool = setting(False, "also compare the new frame with the clip's first: catches new objects")
+    rule: Literal["repaired", "released"] = setting(
+        "repaired", "which frame a clip is compared with after a cut; 'released' is one late (docs/method.md)"
+    )
+    choice: Literal["uniform", "middle", "medoid"] = setting(
+        "uniform", "which frame of a clip is the keyframe of a step"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimmingConfig(Settings):
+    """Adaptive Attention Slimming (Section 4.2): how much a keyframe sees of the others."""
+
+    budget: int = setting(14, "keyframes' worth of tokens that each keyframe attends to", low=1)
+    own_tokens: bool = setting(True, "a keyframe always keeps its own tokens")
+    count: Literal["exact", "released"] = setting("exact", "tokens kept: budget x N, or the released script's rounding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InjectionConfig(Settings):
+    """Plug-and-Play injection: what keeps the source's structure."""
+
+    sites: Literal["pnp", "wide"] = setting(
+        "pnp", "where features are injected: PnP's one resnet, or every resnet of the attention-bearing decoder blocks"
+    )
+    features: float = setting(0.8, "first fraction of the steps in which features are injected", low=0, high=1)
+    attention: float = setting(0.8, "first fraction of the steps in which queries and keys are injected", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """How the work is cut up for this machine; none of it is about what the edit means."""
+
+    rows: int = setting(0, "UNet rows a call, about; 0: planned from the free memory", low=0, high=4096)
+    record: Literal["memory", "device", "disk"] = setting("memory", "where the keyframes' attention outputs are held")
+    threads: int = setting(
+        0, "CPU threads; 0: torch's choice. Kept in the workspace: part of what a result depends on", low=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig(Settings):
+    """What the written file is like."""
+
+    size: Literal["model", "source"] = setting(
+        "model", "frame size of the output: the model's, or scaled back to the source's"
+    )
+    quality: int = setting(18, "H.264 constant rate factor: lower is better and larger", low=0, high=51)
+    audio: Literal["copy", "aac", "none"] = setting("copy", "what happens to the sound")
+    metadata: bool = setting(True, "write settings, seed, model and versions into the file")
+    keep: Literal["all", "edit", "none"] = setting(
+        "all", "what stays in the workspace: everything, all but what only this edit needed, or nothing"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditConfig(Settings):
+    """Everything that can be set about an edit."""
+
+    preset: Preset = setting(
+        "default", "a set of settings: the repaired method, the paper's text, or the published script"
+    )
+    kind: Kind = setting(None, "what the edit changes; chooses the model's settings for it", optional=True)
+    seed: int = setting(0, "seed of every random draw of the edit", low=0, high=2**63 - 1)
+    height: int = setting(
+        0, "height the model works at, in pixels; 0: from the card, keeping the aspect ratio", low=0, high=8192
+    )
+    width: int = setting(0, "width the model works at, in pixels; 0: as for height", low=0, high=8192)
+    steps: int = setting(50, "sampling steps", low=1, high=1000)
+    inversion_steps: int = setting(0, "inversion steps, a multiple of the sampling steps; 0: as many", low=0, high=1000)
+    guidance_scale: float = setting(7.5, "classifier-free guidance: how hard the prompt pulls", low=1.0, high=50)
+    negative_prompt: str = setting("", "what the result should not show; 'source' stands for the source prompt")
+    source_prompt: str = setting("", "what the source shows: conditions the inversion and the source branch")
+    prompt_fallback: Literal["empty", "prompt"] = setting("empty", "source prompt where none is given")
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    slimming: SlimmingConfig = field(default_factory=SlimmingConfig)
+    injection: InjectionConfig = field(default_factory=InjectionConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def to_yaml(self) -> str:
+        """The set fields as YAML that `load` reads back."""
+        tree: dict[str, Any] = {}
+        for name, value in self.set_fields().items():
+            *groups, last = name.split(".")
+            node = tree
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[last] = value
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Settings from a YAML file. Raises `ConfigError` for a file or a name that cannot be used."""
+        try:
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the settings file {path} cannot be read: {error}") from error
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"the settings file {path} is not valid YAML: {reason}") from error
+        if tree is None:
+            tree = {}
+        if not isinstance(tree, dict):
+            raise ConfigError(f"the settings file {path} must hold 'name: value' lines")
+        return cls.from_fields(dict(_flatten(tree)))
+
+    def over(self, other: EditConfig) -> Self:
+        """These settings where they are set, `other`'s elsewhere."""
+        return type(self).from_fields(other.set_fields() | self.set_fields())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(EditConfig):
+    """An `EditConfig` in which nothing is left open: the only one that the stages see. Made by `resolve`."""
+
+    def digest(self, *names: str) -> str:
+        """A hash of the named settings or groups, for the name of what depends on just these."""
+        chosen = {k: v for k, v in self.set_fields().items() if k in names or k.split(".")[0] in names}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"slimming.own_tokens": False},
+    "released": {
+        "inversion_steps": 100,
+        "negative_prompt": "ugly, blurry, low res, unrealistic, unaesthetic",
+        "features.input_range": "unit",
+        "features.ensemble": 8,
+        "keyframes.rule": "released",
+        "slimming.budget": 20,
+        "slimming.own_tokens": False,
+        "slimming.count": "released",
+    },
+}
+
+
+def resolve(
+    config: EditConfig, card: Mapping[str, Any] | None = None, kinds: Mapping[str, Mapping[str, Any]] | None = None
+) -> ResolvedConfig:
+    """`config` with every open setting decided (order of precedence in this module's first lines).
+
+    Args:
+        config: What the caller set.
+        card: The model card's settings, by dotted name.
+        kinds: The card's settings for each kind of edit, by dotted name.
+    Raises:
+        ConfigError: settings that contradict each other, or a kind that the model's card does not know.
+    """
+    layers: dict[str, Any] = {
+        n: f.metadata["default"] for n, f in EditConfig._known() if f.metadata["default"] is not None
+    }
+    layers |= card or {}
+    layers |= PRESETS[config.preset or layers["preset"]]
+    if config.kind:
+        if config.kind not in (kinds or {}):
+            raise ConfigError(f"this model's card has no settings for kind {config.kind!r}; leave --kind away")
+        layers |= (kinds or {})[config.kind]
+    resolved = ResolvedConfig.from_fields(layers | config.set_fields())
+    inversion = resolved.inversion_steps or resolved.steps
+    if inversion % resolved.steps:
+        raise ConfigError(
+            f"inversion_steps {inversion} is not a multiple of steps {resolved.steps}; "
+            f"use {max(1, round(inversion / resolved.steps)) * resolved.steps}"
+        )
+    return dataclasses.replace(resolved, inversion_steps=inversion)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

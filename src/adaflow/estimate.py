@@ -1,0 +1,239 @@
+"""What an edit will take on this machine: seconds from one timed call of each kind, bytes from the shapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+
+from .attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
+from .backbone import Backbone
+from .correspondence import match
+from .editing import EDITED
+from .errors import ResourceError
+from .injection import injected_steps, source_features
+from .run import Run
+from .slimming import kept_tokens
+
+KEY_ROW_FACTOR = 14
+"""Peak activations of one UNet row, in tensors of the finest level: measured by benchmarks/memory.py."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds by stage of what is still to do, and bytes at the peak, for M clips."""
+
+    clips: int
+    seconds: dict[str, float]
+    disk_bytes: int
+    host_bytes: int
+    device_bytes: int
+
+    @property
+    def total_seconds(self) -> float:
+        """All stages together."""
+        return sum(self.seconds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "clips": self.clips,
+            "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
+            "total_seconds": round(self.total_seconds, 1),
+            "disk_bytes": self.disk_bytes,
+            "host_bytes": self.host_bytes,
+            "device_bytes": self.device_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class UnitCosts:
+    """Seconds of one unit of each kind of work, measured on this machine for this model, size and plan."""
+
+    row: float  # one row of a plain UNet call
+    cut: float  # one source row up to the last injected resnet, propagated
+    frame: float  # the two edit rows of one frame, propagated
+    pair: float  # one pair of keyframes in the choice of kept tokens
+    match: float  # one frame matched with one keyframe
+    encode: float
+    decode: float
+
+
+def unit_costs(run: Run) -> UnitCosts:
+    """The unit costs of this model, size and plan: measured once for a workspace, then remembered."""
+    stored = run.remembered("costs")
+    if stored is None:
+        stored = asdict(measure(run))
+        run.remember("costs", stored)
+    return UnitCosts(**stored)
+
+
+def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
+    """What an edit with `clips` keyframes takes, features and partition done."""
+    key = measure_key(run, clips)
+    config, n = run.config, run.frames
+    steps, with_features = config.steps, injected_steps(config.injection.features, config.steps)
+    slimmed = clips > config.slimming.budget
+    seconds = {
+        "invert": n * config.inversion_steps * costs.row,
+        "match": n * _distinct(steps, n / clips) * costs.match,
+        "edit": with_features * n * costs.cut
+        + steps * (n * costs.frame + clips * key + (clips**2 * costs.pair if slimmed else 0)),
+        "decode": n * costs.decode,
+    }
+    return Estimate(clips, seconds, disk_bytes(run, clips), *memory_bytes(run, clips))
+
+
+def rough_estimate(run: Run, costs: UnitCosts) -> tuple[Estimate, Estimate]:
+    """Before anything is computed: the least and the most, for M from n/400 to n/10, encoding and features included."""
+    first = {"encode": run.frames * costs.encode, "features": run.frames * costs.row}
+    found = (estimate(run, clips, costs) for clips in fewest_and_most(run.frames))
+    few, many = (replace(e, seconds=first | e.seconds) for e in found)
+    return few, many
+
+
+def fewest_and_most(frames: int) -> tuple[int, int]:
+    """Between which numbers of clips a video of so many frames is expected to lie."""
+    return max(1, frames // 400), max(1, frames // 10)
+
+
+def check_fits(run: Run, clips: int) -> None:
+    """Refuse now what would run out of memory later. Raises `ResourceError`; disk space is reserved by the stages."""
+    host, device = memory_bytes(run, clips)
+    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    if host > free:
+        raise ResourceError(
+            f"editing {clips} keyframes at once needs about {host / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
+            "free; lower --height, or the number of clips with --keyframes.mean-threshold"
+        )
+    if run.backbone.device.type == "cuda" and device > torch.cuda.mem_get_info(run.backbone.device)[1]:
+        raise ResourceError(
+            f"editing {clips} keyframes at once needs about {device / 2**30:.1f} GiB of device memory, more than the card "
+            "has; lower --height, or the number of clips with --keyframes.mean-threshold"
+        )
+
+
+def disk_bytes(run: Run, clips: int) -> int:
+    """Bytes of all arrays of one edit in the workspace."""
+    n, (h, w), config = run.frames, run.latent_size, run.config
+    channels = run.backbone.unet.config.in_channels
+    latent = channels * h * w
+    depth = _feature_channels(run.backbone, config.features.block)
+    height, width = run.geometry.padded
+    tokens = sum(_tokens(run, level) for level in _levels(run.backbone))
+    per_frame = latent * (4 + 2 * config.steps + 8) + 2 * depth * h * w + 3 * height * width
+    return int(n * per_frame + 2 * tokens * n * _distinct(config.steps, n / clips))
+
+
+def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
+    """(host, device) bytes at the peak: weights, the record of the keyframes, and the rows of the key pass."""
+    backbone = run.backbone
+    width = torch.finfo(backbone.dtype).bits // 8
+    modules = (backbone.unet, backbone.vae, backbone.pipe.text_encoder)
+    weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+    outputs = sum(
+        _tokens(run, site.level) * backbone.unet.get_submodule(site.name).to_q.in_features  # type: ignore[union-attr, operator]
+        for site in backbone.attention_sites()
+    )
+    record = 3 * clips * outputs * width
+    row = KEY_ROW_FACTOR * _tokens(run, 0) * backbone.unet.config.block_out_channels[0] * 2 * width
+    rows = max(3 * clips, run.plan.rows)
+    if backbone.device.type == "cpu":
+        return int(weights + record + rows * row + 500e6), 0
+    on_device = record if run.config.run.record == "device" else 0
+    return int(record - on_device + 1e9), int(weights + on_device + rows * row + 500e6)
+
+
+def measure(run: Run) -> UnitCosts:
+    """Time one call of each kind but the key pass, twice, and keep the faster."""
+    backbone, config, frames, rows = run.backbone, run.config, run.plan.frames, run.plan.rows
+    sites, branches = backbone.attention_sites(), ("source", *EDITED)
+    text, z, generator = backbone.conditioning("", "", ""), _noise(run, rows), torch.Generator().manual_seed(0)
+    record = MemoryRecord(backbone.device)
+    phi = {
+        level: torch.arange(_tokens(run, level)).expand(frames, -1).to(backbone.device) for level in _levels(backbone)
+    }
+    depth = _feature_channels(backbone, config.features.block)
+    tokens = {level: torch.randn(_tokens(run, level), depth, generator=generator).to(backbone.device) for level in phi}
+    image = torch.zeros(run.plan.images, *run.geometry.padded, 3, dtype=torch.uint8)
+    with attention_installed(backbone.unet, sites, KeyPass(branches, 1, record=record).processor):
+        backbone.predict(z[:1].expand(3, -1, -1, -1), 500, text.rows([0], *branches))
+
+    def propagated() -> None:
+        with attention_installed(backbone.unet, sites, PropagationPass(record, branches, EDITED, 0, phi).processor):
+            backbone.predict(z[: 2 * frames], 500, text.rows(range(frames), *EDITED))
+
+    def cut() -> None:
+        injected = backbone.injection_feature_sites(config.injection.sites)
+        one = PropagationPass(record, branches, ("source",), 0, phi)
+        with attention_installed(backbone.unet, sites, one.processor), source_features(backbone.unet, injected):
+            backbone.predict(z[:frames], 500, text.rows(range(frames), "source"))
+
+    return UnitCosts(
+        row=_timed(lambda: backbone.predict(z[:rows], 500, text.rows(range(rows), "source")), backbone) / rows,
+        cut=_timed(cut, backbone) / frames,
+        frame=_timed(propagated, backbone) / frames,
+        pair=_timed(lambda: [kept_tokens(torch.stack([f, f.flip(0)]), 1) for f in tokens.values()], backbone) / 3,
+        match=_timed(lambda: [match(f, f.flip(0)) for f in tokens.values()], backbone),
+        encode=_timed(lambda: backbone.encode(image), backbone) / run.plan.images,
+        decode=_timed(lambda: backbone.decode(z[: run.plan.images]), backbone) / run.plan.images,
+    )
+
+
+def measure_key(run: Run, clips: int) -> float:
+    """Seconds of one keyframe in a key pass with the source branch, attending to what it would among `clips`."""
+    backbone, keys = run.backbone, min(clips, 6)
+    seen = min(clips, run.config.slimming.budget)
+    generator = torch.Generator().manual_seed(0)
+    kept = {}
+    for level in _levels(backbone):
+        n = _tokens(run, level)
+        kept[level] = torch.randint(keys * n, (keys, seen * n), generator=generator).to(backbone.device)
+    branches = ("source", *EDITED)
+    extended = KeyPass(branches, keys, kept=kept, record=MemoryRecord(torch.device("cpu")))
+    text, z = backbone.conditioning("", "", ""), _noise(run, 1)
+
+    def key_pass() -> None:
+        with attention_installed(backbone.unet, backbone.attention_sites(), extended.processor):
+            backbone.predict(z.expand(3 * keys, -1, -1, -1), 500, text.rows(range(keys), *branches))
+
+    return _timed(key_pass, backbone) / keys
+
+
+def _noise(run: Run, rows: int) -> torch.Tensor:
+    channels = run.backbone.unet.config.in_channels
+    return torch.randn(rows, channels, *run.latent_size, generator=torch.Generator().manual_seed(0))
+
+
+def _timed(work: Callable[[], Any], backbone: Backbone) -> float:
+    best = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if backbone.device.type == "cuda":
+            torch.cuda.synchronize(backbone.device)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _distinct(draws: int, clip: float) -> float:
+    """Expected number of distinct keyframes in `draws` uniform draws from a clip."""
+    return clip * (1 - (1 - 1 / clip) ** draws) if clip > 1 else 1.0
+
+
+def _tokens(run: Run, level: int) -> int:
+    h, w = run.backbone.grid(run.latent_size, level)
+    return h * w
+
+
+def _levels(backbone: Backbone) -> list[int]:
+    return sorted({site.level for site in backbone.attention_sites()})
+
+
+def _feature_channels(backbone: Backbone, block: int) -> int:
+    module: Any = backbone.feature_block(block)
+    return int(module.resnets[-1].conv2.out_channels)

@@ -1,0 +1,400 @@
+"""Train the miniature: ``python -m adaflow.miniature.train {vae,unet,classifier} --out DIR --minutes N [--init DIR]``.
+
+Training is done in slices: each starts from the averaged (EMA) fp16 weights of the one before, with a fresh optimizer
+and a warm-up, and leaves nothing but such weights and ``training.json``. Needs torch, numpy, safetensors and diffusers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import WEIGHTS
+from .classifier import AttributeClassifier, to_model_range
+from .data import LatentPool, Scenes, batches
+from .text import TextEncoder, WordTokenizer
+from .vocabulary import STYLES, VOCABULARY
+
+SHARD = "14MB"
+CAPTION_DROPOUT = 0.12
+SNR_CAP = 5.0
+PENCIL = STYLES.index("pencil")
+
+
+@dataclass
+class Slice:
+    """One run of training: its length, its learning rate and what it has done so far."""
+
+    minutes: float
+    rate: float
+    batch: int
+    schedule: str = "cosine"  # or "constant"
+    max_samples: int | None = None
+    warmup: int = 150
+    samples: int = 0
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1, by time or by samples, whichever ends first."""
+        share = (time.monotonic() - self.started) / (60 * self.minutes)
+        return max(share, self.samples / self.max_samples) if self.max_samples else share
+
+    def learning_rate(self) -> float:
+        """Of the next step: warm-up, then the schedule."""
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))) if self.schedule == "cosine" else 1.0
+        return self.rate * min(1.0, (self.steps + 1) / self.warmup) * decay
+
+    def report(self) -> dict[str, Any]:
+        """What this slice has done, for the log and for ``training.json``."""
+        minutes = (time.monotonic() - self.started) / 60
+        recent = self.losses[-100:]
+        return {
+            "samples": self.samples,
+            "minutes": round(minutes, 2),
+            "per_second": round(self.samples / max(60 * minutes, 1e-9), 1),
+            "loss": round(sum(recent) / max(1, len(recent)), 5),
+            "rate": float(f"{self.learning_rate():.3g}"),
+            "batch": self.batch,
+            "schedule": self.schedule,
+        }
+
+
+class Averaged:
+    """Parameters in training and their exponential moving average, which is what gets saved."""
+
+    def __init__(self, modules: list[nn.Module], decay: float = 0.9985) -> None:
+        self.live: list[Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.live]
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the live values; its horizon grows with the first updates."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, self.live, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange live and averaged values; a second call puts them back."""
+        for live, average in zip(self.live, self.average, strict=True):
+            kept = live.detach().clone()
+            live.copy_(average)
+            average.copy_(kept)
+
+
+def run_slice(
+    plan: Slice,
+    modules: list[nn.Module],
+    loss_of: Callable[[], Tensor],
+    save: Callable[[], None],
+    save_every: float,
+    weight_decay: float = 0.01,
+) -> None:
+    """Optimise until the slice ends; ``save`` is called with the averaged weights in place."""
+    averaged = Averaged(modules)
+    optimizer = torch.optim.AdamW(averaged.live, plan.rate, betas=(0.9, 0.99), weight_decay=weight_decay, foreach=True)
+    next_save = next_word = time.monotonic()
+    next_save += save_every
+    while plan.progress < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate()
+        loss = loss_of()
+        loss.backward()
+        nn.utils.clip_grad_norm_(averaged.live, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        averaged.update()
+        plan.steps += 1
+        plan.samples += plan.batch
+        plan.losses.append(loss.item())
+        now = time.monotonic()
+        if now >= next_word:
+            print(json.dumps(plan.report()), flush=True)
+            next_word = now + 60
+        if now >= next_save:
+            averaged.swap()
+            save()
+            averaged.swap()
+            next_save = time.monotonic() + save_every
+    averaged.swap()
+    save()
+    print(json.dumps(plan.report()), flush=True)
+
+
+# -- the three tasks ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Job:
+    """What the command line asked for."""
+
+    out: Path
+    init: Path | None
+    device: torch.device
+    workers: int
+    cache: int
+    seed: int
+    save_every: float
+    plan: Slice
+
+    @property
+    def base(self) -> Path:
+        """Where configurations, tokenizer and scheduler come from."""
+        return self.init or WEIGHTS
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where it is faster."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def record(self, task: str, next_seed: int) -> None:
+        """Add this slice to ``training.json``, after those of the weights it started from."""
+        path = self.base / "training.json"
+        history = json.loads(path.read_text(encoding="utf-8"))["slices"] if self.init and path.exists() else []
+        slices = [*history, {"task": task, "device": str(self.device), **self.plan.report()}]
+        text = json.dumps({"next_seed": next_seed, "slices": slices}, indent=2)
+        (self.out / "training.json").write_text(text + "\n", encoding="utf-8")
+
+    def first_seed(self) -> int:
+        """The first scene not seen by earlier slices."""
+        path = self.base / "training.json"
+        seen = json.loads(path.read_text(encoding="utf-8"))["next_seed"] if self.init and path.exists() else 0
+        return seen + self.seed
+
+    def start_output(self) -> None:
+        """The output folder, with everything of the base that this task does not train."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.out.resolve() != self.base.resolve():
+            shutil.copytree(self.base, self.out, dirs_exist_ok=True)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """A diffusers model in fp16, in shards that are small enough to be carried about."""
+    shutil.rmtree(folder, ignore_errors=True)
+    copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+
+
+def load_model(kind: Any, folder: Path, fresh: bool) -> Any:
+    """A diffusers model in fp32, with its weights or freshly initialised."""
+    if fresh:
+        return kind.from_config(kind.load_config(folder))
+    return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+
+
+def encode(vae: Any, images: Tensor, job: Job) -> Tensor:
+    """Latents of uint8 frames ``(n, h, w, 3)``."""
+    with torch.inference_mode(), job.autocast():
+        mode = vae.encode(to_model_range(images.to(job.device))).latent_dist.mode()
+    return mode.float() * vae.config.scaling_factor
+
+
+def train_unet(job: Job) -> None:
+    """UNet and text encoder, on latents of the frozen autoencoder: epsilon prediction, min-SNR weights."""
+    vae = load_model(AutoencoderKL, job.base / "vae", fresh=False).to(job.device).eval()
+    unet = load_model(UNet2DConditionModel, job.base / "unet", job.init is None).to(job.device).train()
+    if job.device.type == "cpu":  # the backward of the fused attention is half of a step there
+        unet.set_attn_processor(AttnProcessor())
+    text = TextEncoder.from_folder(job.base / "text_encoder").to(job.device).train()
+    if job.init is None:
+        text.apply(_reset)
+    tokens = WordTokenizer(job.base / "tokenizer")
+    alphas = DDIMScheduler.from_pretrained(job.base / "scheduler").alphas_cumprod.to(job.device)
+    generator = torch.Generator().manual_seed(job.seed)
+    first = job.first_seed()
+    source = batches(Scenes(first), job.plan.batch, job.workers)
+    pool = _fill_pool(source, vae, tokens, job, generator) if job.cache else None
+    empty = tokens([""])
+    size = job.plan.batch
+    job.plan.started = time.monotonic()
+
+    def loss_of() -> Tensor:
+        if pool:
+            latents, ids = pool.draw(size)
+        else:
+            sample = next(source)
+            latents, ids = encode(vae, sample["image"], job), tokens(sample["caption"])
+        ids[torch.rand(size, generator=generator) < CAPTION_DROPOUT] = empty
+        strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size * len(alphas)
+        t = strata.long().clamp(max=len(alphas) - 1).to(job.device)
+        noise = torch.randn(latents.shape, generator=generator).to(job.device)
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * latents.to(job.device) + (1 - alpha).sqrt() * noise
+        with job.autocast():
+            predicted = unet(noisy, t, text(ids.to(job.device)), return_dict=False)[0]
+        snr = alphas[t] / (1 - alphas[t])
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        return (error * snr.clamp(max=SNR_CAP) / snr).mean()
+
+    def save() -> None:
+        save_model(unet, job.out / "unet")
+        weights = {name: value.half().cpu().contiguous() for name, value in text.state_dict().items()}
+        save_file(weights, job.out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+        job.record("unet", first + (job.cache or job.plan.samples))
+
+    job.start_output()
+    run_slice(job.plan, [unet, text], loss_of, save, job.save_every)
+
+
+def _reset(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.LayerNorm):
+        module.reset_parameters()
+
+
+def _fill_pool(
+    source: Iterator[dict[str, Any]], vae: Any, tokens: WordTokenizer, job: Job, generator: torch.Generator
+) -> LatentPool:
+    latents: list[Tensor] = []
+    ids: list[Tensor] = []
+    while sum(len(x) for x in latents) < job.cache:
+        sample = next(source)
+        latents.append(encode(vae, sample["image"], job).half().cpu())
+        ids.append(tokens(sample["caption"]))
+    return LatentPool(torch.cat(latents), torch.cat(ids), generator)
+
+
+def train_vae(job: Job) -> None:
+    """The autoencoder. With ``--init`` the encoder stays as it is, so that latents made with it stay valid."""
+    vae = load_model(AutoencoderKL, job.base / "vae", job.init is None).to(job.device).train()
+    if job.init is not None:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    first = job.first_seed()
+    source = batches(Scenes(first), job.plan.batch, job.workers)
+    generator = torch.Generator().manual_seed(job.seed)
+    crop = 96, 160  # of 128 x 224: twice the speed
+    job.plan.started = time.monotonic()
+
+    def loss_of() -> Tensor:
+        x = to_model_range(next(source)["image"].to(job.device))
+        with torch.set_grad_enabled(job.init is None), job.autocast():
+            mean, log_variance = vae.quant_conv(vae.encoder(x)).float().chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator).to(job.device)
+        z = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
+        top, left = (8 * int(torch.randint(0, n, (1,), generator=generator)) for n in (5, 9))
+        x = x[..., top : top + crop[0], left : left + crop[1]]
+        z = z[..., top // 8 : (top + crop[0]) // 8, left // 8 : (left + crop[1]) // 8]
+        with job.autocast():
+            y = vae.decoder(vae.post_quant_conv(z))
+        loss = reconstruction_loss(y.float(), x)
+        if job.init is None:
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+            loss = loss + 3e-4 * divergence
+        return loss
+
+    def save() -> None:
+        save_model(vae, job.out / "vae")
+        job.record("vae", first + job.plan.samples)
+
+    job.start_output()
+    run_slice(job.plan, [vae], loss_of, save, job.save_every, weight_decay=1e-3)
+
+
+def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+    """L1 and squares, more where ``x`` stands out from its surroundings, with gradients and with coarse colours."""
+    difference = y - x
+    surroundings = F.avg_pool2d(F.avg_pool2d(x, 8), 5, 1, 2, count_include_pad=False)
+    contrast = (x - F.interpolate(surroundings, scale_factor=8, mode="bilinear")).abs().mean(1, keepdim=True)
+    weight = 1 + 5 * contrast.clamp(max=0.6)
+    coarse = (F.avg_pool2d(difference, 8).abs() * F.avg_pool2d(weight, 8)).mean()
+    slopes = difference.new_zeros(())
+    d = difference
+    for _ in range(3):
+        slopes = slopes + d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
+        d = F.avg_pool2d(d, 2)
+    return (difference.abs() * weight).mean() + 2 * (difference.square() * weight).mean() + coarse + 0.4 * slopes
+
+
+def train_classifier(job: Job) -> None:
+    """The attribute classifier, on single objects, sharp and blurred."""
+    model = AttributeClassifier()
+    if job.init is not None:
+        model = AttributeClassifier.load(job.init / "classifier.safetensors")
+    model = model.to(job.device).train()
+    first = job.first_seed()
+    source = batches(Scenes(first, objects=1), job.plan.batch, job.workers)
+    job.plan.started = time.monotonic()
+
+    def loss_of() -> Tensor:
+        sample = next(source)
+        x, target = to_model_range(sample["image"].to(job.device)), sample["labels"].to(job.device)
+        blurred = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+        share = torch.rand(len(x), 1, 1, 1, device=x.device)
+        x = torch.lerp(x, blurred, (share * 1.6 - 0.6).clamp(min=0))
+        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)
+        with job.autocast():
+            logits = model(x)
+        names = list(VOCABULARY)
+        has_colour = (target[:, names.index("style")] != PENCIL).float()
+        losses = {}
+        for k, name in enumerate(names):
+            losses[name] = F.cross_entropy(logits[name].float(), target[:, k], reduction="none")
+        return sum((loss * (has_colour if name == "colour" else 1)).mean() for name, loss in losses.items())  # type: ignore[return-value]
+
+    def save() -> None:
+        model.save(job.out / "classifier.safetensors")
+        job.record("classifier", first + job.plan.samples)
+
+    job.out.mkdir(parents=True, exist_ok=True)
+    run_slice(job.plan, [model], loss_of, save, job.save_every)
+
+
+TASKS = {"vae": train_vae, "unet": train_unet, "classifier": train_classifier}
+RATES = {"vae": 5e-4, "unet": 5e-4, "classifier": 2e-3}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=sorted(TASKS))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights (a whole pipeline folder)")
+    parser.add_argument("--init", type=Path, help="weights to start from; without it, training starts from nothing")
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--samples", type=int, help="stop after so many samples, if the time is not up before")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, help="peak learning rate")
+    parser.add_argument("--schedule", choices=("cosine", "constant"), default="cosine")
+    parser.add_argument("--workers", type=int, default=2, help="rendering processes")
+    parser.add_argument("--cache", type=int, default=0, help="encode so many samples once and reuse them (unet)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save-every", type=float, default=240, help="seconds between checkpoints")
+    given = parser.parse_args(arguments)
+    torch.manual_seed(given.seed)
+    plan = Slice(given.minutes, given.rate or RATES[given.task], given.batch, given.schedule, given.samples)
+    job = Job(
+        given.out,
+        given.init,
+        torch.device(given.device),
+        given.workers,
+        given.cache,
+        given.seed,
+        given.save_every,
+        plan,
+    )
+    TASKS[given.task](job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""AdaFlow (Section 4 of the paper), from a video and a sentence to the edited video."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from typing_extensions import Self
+
+from . import stages
+from .backbone import Backbone
+from .cards import ModelCard, default_model
+from .config import EditConfig, ResolvedConfig, resolve
+from .editing import Editor, Step, edit, edit_keyframes
+from .errors import ConfigError
+from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
+from .inversion import invert
+from .progress import ProgressCallback
+from .prompts import branch_prompts, check_prompt
+from .result import EditResult, Frames, Inspection, Preview, versions
+from .run import Geometry, Run
+from .video import VideoSource, open_source
+from .workspace import Workspace, default_root
+
+log = logging.getLogger(__name__)
+
+Video = str | Path | np.ndarray | Sequence[Any]
+"""A file, an array ``[n, H, W, 3]`` uint8, or a list of PIL images."""
+
+
+class AdaFlowPipeline:
+    """Edits videos of any length by text, with one Stable Diffusion model.
+
+    Make it with `from_pretrained` or `from_pipe`. Calling it edits; `inspect` and `preview` show what would be done.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._fingerprint = backbone.fingerprint()
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, device: str | None = None, torch_dtype: torch.dtype | None = None
+    ) -> Self:
+        """A model known by name (`miniature`, `sd21`), a hub id, or a folder in diffusers layout; None: the best one here.
+
+        Raises:
+            MissingError: the model is not here and could not be fetched.
+            InputError: it is no Stable Diffusion 1.x or 2.x model.
+        """
+        return cls(Backbone.load(str(model or default_model()), device=device, dtype=torch_dtype))
+
+    @classmethod
+    def from_pipe(cls, pipe: StableDiffusionPipeline, card: ModelCard | None = None) -> Self:
+        """A pipeline that is already built, as it is: its LoRA layers and textual inversions take part."""
+        return cls(Backbone(pipe, card or ModelCard(name="custom")))
+
+    def __call__(
+        self,
+        video: Video,
+        prompt: str,
+        *,
+        negative_prompt: str | None = None,
+        source_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        config: EditConfig | None = None,
+        workspace: str | Path | None = None,
+        callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> EditResult:
+        """Edit `video` so that it shows `prompt`.
+
+        Args:
+            video: A file, an array or a list of images.
+            prompt: What the result should show.
+            negative_prompt: And this to `guidance_scale`: as in diffusers; what is set here goes before `config`.
+            generator: Only its initial seed is used; every draw is stored, so that resuming needs no generator.
+            config: All settings; what it leaves open comes from the model's card.
+            workspace: Folder for everything kept; None: one for this video in the user's cache.
+            callback_on_step_end: Called as ``(pipeline, step, timestep, {})`` after each editing step.
+            on_progress: Called with a `Progress` after every unit of work, in all stages.
+
+        Raises:
+            AdaFlowError: with one sentence that says what is wrong and what to do.
+        """
+        asked = EditConfig(
+            negative_prompt=negative_prompt,
+            source_prompt=source_prompt,
+            height=height,
+            width=width,
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=generator.initial_seed() if generator else None,
+        )
+        settings = self.resolve(asked.over(config or EditConfig()))
+        for note in check_prompt(prompt, self.backbone):
+            log.warning(note)
+
+        def after_step(step: Step) -> None:
+            if callback_on_step_end and (callback_on_step_end(self, step.number, step.timestep, {}) or {}).get(
+                "latents"
+            ):
+                raise ConfigError(
+                    "callback_on_step_end returned latents; AdaFlow keeps them on disk and takes none back"
+                )
+
+        with self._run(open_source(video), settings, workspace, on_progress) as run:
+            return self._edit(run, prompt, after_step)
+
+    def _edit(self, run: Run, prompt: str, after_step: Callable[[Step], None]) -> EditResult:
+        """The method, stage by stage; each stage is found in the workspace or computed."""
+        config = run.config
+        source_prompt, negative_prompt, _ = texts = branch_prompts(prompt, config)
+
+        latents = stages.encode(run)
+        features = stages.extract_features(run, latents)  # DIFT, Section 3
+        clips, scores, partitioned = stages.partition(run, features)  # AKS, Section 4.1
+        check_fits(run, len(clips.clips))
+        trajectory = stages.invert(run, latents, source_prompt)
+        drawn, scheduled = stages.draw_keyframes(run, clips, features, partitioned)
+        matches = stages.match_tokens(run, clips, drawn, features, scheduled)  # φ, Section 4.3
+
+        key = {"prompt": prompt, "negative": negative_prompt, "seed": config.seed, "guidance": config.guidance_scale}
+        key |= config.injection.set_fields() | {f"slimming.{k}": v for k, v in config.slimming.set_fields().items()}
+        edited = run.stage("edit", key | run.machine_key(), trajectory, scheduled, features)
+        decoded = run.stage("decoded", {}, edited)
+        if not decoded.complete:
+            editor = Editor(self.backbone, config, self.backbone.conditioning(*texts))
+            z = edit(  # AAS and FMLP, Sections 4.2 and 4.3
+                run, editor, edited, trajectory.existing("trajectory"), clips, drawn, matches, features, after_step
+            )
+            stages.decode(run, z, decoded)
+        run.report("edit", run.frames * config.steps, run.frames * config.steps)
+        run.report("decode", run.frames, run.frames)
+
+        record = {
+            "prompt": prompt,
+            "settings": config.set_fields(),
+            "model": self._model_record(),
+            "versions": versions(),
+        }
+        result = EditResult(
+            frames=Frames(decoded.existing("frames"), run.geometry.content),
+            partition=clips,
+            scores=scores,
+            schedule=drawn,
+            record=record | {"plan": asdict(run.plan), "frames": run.frames},
+            source=run.source.info,
+            config=config,
+            workspace=run.workspace.root,
+        )
+        edited.write_json("record", result.record)
+        stages.tidy(run, keep=config.output.keep, edit=[edited, decoded])
+        return result
+
+    def inspect(
+        self,
+        video: Video,
+        *,
+        config: EditConfig | None = None,
+        workspace: str | Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        on_rough: Callable[[Estimate, Estimate], None] | None = None,
+    ) -> Inspection:
+        """The partition of a video, its keyframes, and an estimate of what its edit will take; nothing is edited.
+
+        Costs a few percent of an edit, and the edit reuses it.
+
+        Args:
+            on_rough: Called first, before anything is computed, with the least and the most that an edit may take.
+
+        Raises:
+            ResourceError: even the least does not fit this machine.
+        """
+        with self._run(open_source(video), self.resolve(config or EditConfig()), workspace, on_progress) as run:
+            few, _ = fewest_and_most(run.frames)
+            check_fits(run, few)
+            run.workspace.reserve(disk_bytes(run, few))
+            costs = unit_costs(run)
+            if on_rough:
+                on_rough(*rough_estimate(run, costs))
+            latents = stages.encode(run)
+            features = stages.extract_features(run, latents)
+            clips, scores, partitioned = stages.partition(run, features)
+            drawn, _ = stages.draw_keyframes(run, clips, features, partitioned)
+            return Inspection(
+                run.source.info, run.geometry, clips, scores, drawn, estimate(run, len(clips.clips), costs)
+            )
+
+    def preview(
+        self,
+        video: Video,
+        prompt: str,
+        *,
+        keyframes: int = 4,
+        config: EditConfig | None = None,
+        workspace: str | Path | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> Preview:
+        """The joint edit of a few keyframes, spread over the video: what the edit will look like, for little.
+
+        It is an edit of `keyframes` frames, not of all M: the whole edit sees more and may differ.
+        """
+        settings = self.resolve(config or EditConfig())
+        for note in check_prompt(prompt, self.backbone):
+            log.warning(note)
+        with self._run(open_source(video), settings, workspace, on_progress) as run:
+            latents = stages.encode(run)
+            features = stages.extract_features(run, latents)
+            clips, _, _ = stages.partition(run, features)
+            chosen = np.linspace(0, len(clips.clips) - 1, min(keyframes, len(clips.clips))).round().astype(int)
+            keys = [(clips.clips[c].start + clips.clips[c].stop) // 2 for c in chosen]
+            texts = branch_prompts(prompt, settings)
+            conditioning = self.backbone.conditioning(*texts)
+            clean = latents.existing("latents").rows(keys)
+            editor = Editor(self.backbone, settings, conditioning)
+            trajectory = invert(self.backbone, clean, conditioning, settings.inversion_steps)
+            z = edit_keyframes(
+                editor, trajectory, keys, lambda level: stages.key_features(run, features, torch.tensor(keys), level)
+            )
+            h, w = run.geometry.content
+            frames = [self.backbone.decode(z[i : i + 1])[0, :h, :w].cpu().numpy() for i in range(len(keys))]
+            originals = [next(iter(run.source.frames(run.geometry.content, start=k))) for k in keys]
+            return Preview(keys, originals, frames, len(clips.clips))
+
+    def resolve(self, config: EditConfig) -> ResolvedConfig:
+        """The complete settings of an edit with this model."""
+        return resolve(config, self.backbone.card.settings, self.backbone.card.kinds)
+
+    def _run(
+        self,
+        source: VideoSource,
+        config: ResolvedConfig,
+        workspace: str | Path | None,
+        on_progress: ProgressCallback | None,
+    ) -> _OpenRun:
+        fingerprint = source.fingerprint()
+        root = Path(workspace) if workspace else default_root(fingerprint)
+        return _OpenRun(self, source, config, root, fingerprint, on_progress)
+
+    def _model_record(self) -> dict[str, str]:
+        return {
+            "name": self.backbone.card.name,
+            "fingerprint": self._fingerprint,
+            "device": self.backbone.device.type,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+        }
+
+
+class _OpenRun:
+    """A run with its workspace open, and closed (and the thread count given back) on the way out."""
+
+    def __init__(
+        self,
+        pipeline: AdaFlowPipeline,
+        source: VideoSource,
+        config: ResolvedConfig,
+        root: Path,
+        fingerprint: str,
+        on_progress: ProgressCallback | None,
+    ) -> None:
+        self._pipeline, self._source, self._config = pipeline, source, config
+        self._root, self._fingerprint, self._on_progress = root, fingerprint, on_progress
+        self._threads = torch.get_num_threads()
+
+    def __enter__(self) -> Run:
+        info, backbone = self._source.info, self._pipeline.backbone
+        geometry = Geometry.of((info.height, info.width), self._config, backbone)
+        identity = {"video": self._fingerprint, "frames": info.frames, "height": info.height, "width": info.width}
+        self._workspace = Workspace.open(self._root, identity, describe=str(info.path or "frames in memory"))
+        try:
+            return Run(
+                backbone,
+                self._workspace,
+                self._config,
+                self._source,
+                geometry,
+                self._pipeline._fingerprint,
+                self._on_progress,
+            )
+        except BaseException:
+            self._workspace.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._threads)
+        self._workspace.close()

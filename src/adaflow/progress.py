@@ -1,0 +1,31 @@
+"""What a run tells about how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+STAGES = {
+    "encode": "encoding frames",
+    "features": "diffusion features",
+    "partition": "choosing keyframes",
+    "invert": "DDIM inversion",
+    "match": "matching tokens",
+    "edit": "editing",
+    "decode": "decoding frames",
+    "write": "writing the video",
+}
+"""The stages of a run in order, with the words shown to people."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of one stage; a stage found complete in the workspace is reported once, done."""
+
+    stage: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called after every unit of work; raising `Cancelled` in it stops the run, resumable."""

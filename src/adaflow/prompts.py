@@ -1,0 +1,50 @@
+"""Prompts as people write them: checked against what the model can read, before anything is paid for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from .backbone import Backbone
+from .config import ResolvedConfig
+from .errors import InputError
+
+_FILLER = frozenset(["a", "an", "the", "and", "of", "with", "in", "on", "at", "to", "as", "is", "are", ",", "."])
+
+
+def check_prompt(prompt: str, backbone: Backbone) -> list[str]:
+    """What the user should know about a prompt: words that are cut off, words the embedded model does not know.
+
+    Raises:
+        InputError: an empty prompt, or one of which the embedded model knows no word.
+    """
+    if not prompt.strip():
+        raise InputError('the prompt is empty; say what the edited video should show, like "a blue car in the snow"')
+    notes = []
+    if cut := backbone.cut_words(prompt):
+        notes.append(f"the prompt is longer than the model reads; this end of it is ignored: {cut!r}")
+    if backbone.card.embedded:
+        words = re.findall(r"[a-z]+", prompt.lower())
+        vocabulary = _vocabulary(backbone)
+        unknown = [w for w in dict.fromkeys(words) if w not in vocabulary]
+        if not [w for w in words if w in vocabulary - _FILLER]:
+            some = ", ".join(sorted(vocabulary - _FILLER)[:40])
+            raise InputError(f"the miniature knows no word of this prompt; it knows: {some}")
+        for word in unknown:
+            near = difflib.get_close_matches(word, vocabulary, n=2, cutoff=0.6)
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            notes.append(f"the miniature does not know the word {word!r}{hint}")
+    return notes
+
+
+def branch_prompts(prompt: str, config: ResolvedConfig) -> tuple[str, str, str]:
+    """The texts of the source, negative and prompt branches."""
+    source = config.source_prompt or (prompt if config.prompt_fallback == "prompt" else "")
+    negative = source if config.negative_prompt == "source" else config.negative_prompt
+    return source, negative, prompt
+
+
+def _vocabulary(backbone: Backbone) -> frozenset[str]:
+    """Whole words of the tokenizer that have two letters or more."""
+    words = (w.removesuffix("</w>") for w in backbone.pipe.tokenizer.get_vocab() if w.endswith("</w>"))
+    return frozenset(w for w in words if len(w) > 1 and w.isalpha()) | {"a"}

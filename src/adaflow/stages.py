@@ -1,0 +1,245 @@
+"""Everything that is done once per video, before any prompt matters, each stage stored in the workspace.
+
+A stage's output lies under a key of just what determines it; a stage found complete is returned at once, and one found
+half done goes on where its last finished unit ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .correspondence import match, resize
+from .diskarray import DiskArray
+from .errors import InputError
+from .features import FeatureExtractor
+from .inversion import invert_steps
+from .keyframes import Partition, partition_with_scores, pool, schedule
+from .run import Run, batched, spans
+from .workspace import Stage
+
+
+def read_frames(run: Run, start: int = 0) -> Iterator[Tensor]:
+    """The video's frames ``[b, H, W, 3]`` uint8, padded to the model's size, in batches for the VAE."""
+    for batch in batched(run.source.frames(run.geometry.content, start=start), run.plan.images):
+        yield run.geometry.pad(torch.from_numpy(np.stack(batch)))
+
+
+def encode(run: Run) -> Stage:
+    """Clean latents of every frame: array ``latents`` ``[n, c, h, w]`` fp32."""
+    stage = run.stage("latents", {"geometry": [run.geometry.content, run.geometry.padded], **run.machine_key()})
+    channels = run.backbone.unet.config.in_channels
+    latents = stage.array("latents", (run.frames, channels, *run.latent_size), torch.float32)
+    done = stage.done
+    if not stage.complete:
+        for frames in read_frames(run, start=done):
+            if done + len(frames) > run.frames:
+                break
+            latents.write(done, run.backbone.encode(frames).cpu())
+            done += len(frames)
+            stage.advance(done)
+            run.report("encode", done, run.frames)
+        if done != run.frames:
+            raise InputError(f"only {done} of {run.frames} frames of the video could be decoded; the file is damaged")
+        stage.finish()
+    run.report("encode", run.frames, run.frames)
+    return stage
+
+
+def extract_features(run: Run, latents: Stage) -> Stage:
+    """Diffusion features of every frame: array ``features`` ``[n, h, w, d]`` fp16, not normalised."""
+    config = run.config.features
+    stage = run.stage("features", config.set_fields() | run.machine_key(), latents)
+    extractor = FeatureExtractor(run.backbone, config, (run.backbone.unet.config.in_channels, *run.latent_size))
+    clean = _array(latents, "latents")
+    h, w, d = extractor(clean.read(0, 1)).shape[1:]
+    features = stage.array("features", (run.frames, h, w, d), torch.float16)
+    if not stage.complete:
+        from_pixels = config.input_range == "unit" or config.ensemble > 1
+        size = run.plan.images if from_pixels else run.plan.rows
+        batches = (
+            _drawn_latents(run, stage.done)
+            if from_pixels
+            else (clean.read(s.start, s.stop) for s in _from(stage, run, size))
+        )
+        for span, batch in zip(_from(stage, run, size), batches, strict=True):
+            features.write(span.start, extractor(batch).to(torch.float16).cpu())
+            stage.advance(span.stop)
+            run.report("features", span.stop, run.frames)
+        stage.finish()
+    run.report("features", run.frames, run.frames)
+    return stage
+
+
+def _drawn_latents(run: Run, start: int) -> Iterator[Tensor]:
+    """Latents for features as DIFT's ensemble and the published script make them: drawn from the posterior."""
+    config = run.config.features
+    for frames in read_frames(run, start):
+        generator = torch.Generator().manual_seed(config.noise_seed + 1)
+        signed = config.input_range == "signed"
+        draws = [run.backbone.encode(frames, signed=signed, generator=generator) for _ in range(config.ensemble)]
+        yield torch.stack(draws)
+
+
+def partition(run: Run, features: Stage) -> tuple[Partition, Tensor, Stage]:
+    """The clips (Algorithm 1), and each frame's mean and least window similarity ``[n, 2]``."""
+    config = run.config.keyframes
+    key = {k: v for k, v in config.set_fields().items() if k != "choice"}
+    stage = run.stage("partition", key, features)
+    if not stage.complete:
+        array = _array(features, "features")
+        frames = (array.read(i, i + 1)[0].to(run.backbone.device) for i in range(run.frames))
+        found, scores = partition_with_scores(
+            frames, config, on_frame=lambda done: run.report("partition", done, run.frames)
+        )
+        stage.write_json("partition", found.to_json() | {"scores": scores.tolist()})
+        stage.finish()
+    data = stage.read_json("partition")
+    run.report("partition", run.frames, run.frames)
+    return Partition.from_json(data), torch.tensor(data["scores"]), stage
+
+
+def invert(run: Run, latents: Stage, source_prompt: str) -> Stage:
+    """The inversion trajectory at the editing timesteps, last first: array ``trajectory`` ``[T, n, c, h, w]`` fp16."""
+    config = run.config
+    key = {"prompt": source_prompt, "steps": config.steps, "inversion_steps": config.inversion_steps}
+    stage = run.stage("trajectory", key | run.machine_key(), latents)
+    clean = _array(latents, "latents")
+    timesteps = run.backbone.scheduler(config.steps).timesteps.tolist()
+    trajectory = stage.array("trajectory", (config.steps, *clean.shape), torch.float16)
+    total = run.frames * config.inversion_steps
+    if not stage.complete:
+        place = {t: s for s, t in enumerate(timesteps)}
+        conditioning = run.backbone.conditioning(source_prompt, "", "")
+        for span in _from(stage, run, run.plan.rows):
+            steps = invert_steps(run.backbone, clean.read(span.start, span.stop), conditioning, config.inversion_steps)
+            for i, (t, z) in enumerate(steps):
+                if t in place:
+                    trajectory.sub(place[t]).write(span.start, z.to(torch.float16).cpu())
+                run.report("invert", span.start * config.inversion_steps + (i + 1) * len(span), total)
+            stage.advance(span.stop)
+        stage.finish()
+    run.report("invert", total, total)
+    return stage
+
+
+def draw_keyframes(run: Run, clips: Partition, features: Stage, partitioned: Stage) -> tuple[Tensor, Stage]:
+    """The keyframe of every clip at every step, ``[T, M]``, drawn once with the run's seed and stored."""
+    config = run.config
+    key = {"steps": config.steps, "seed": config.seed, "choice": config.keyframes.choice}
+    stage = run.stage("schedule", key, partitioned)
+    if not stage.complete:
+        pooled = None
+        if config.keyframes.choice == "medoid":
+            array = _array(features, "features")
+            pooled = torch.stack([pool(array.read(i, i + 1)[0]) for i in range(run.frames)])
+        drawn = schedule(clips, config.steps, config.seed, config.keyframes.choice, pooled)
+        stage.write_json("schedule", drawn.tolist())
+        stage.finish()
+    return torch.tensor(stage.read_json("schedule"), dtype=torch.int64), stage
+
+
+@dataclass(frozen=True)
+class Matches:
+    """φ of every frame to every keyframe drawn for its clip, at every level where attention is (Eq. 8).
+
+    Rows lie clip by clip, within a clip keyframe by keyframe, within a keyframe frame by frame: a run of frames is one
+    stretch of the array.
+    """
+
+    clips: Partition
+    keys: tuple[tuple[int, ...], ...]  # the distinct keyframes of each clip, rising
+    starts: tuple[int, ...]  # the first row of each clip
+    arrays: dict[int, DiskArray]
+
+    @classmethod
+    def layout(cls, clips: Partition, drawn: Tensor, arrays: dict[int, DiskArray]) -> Matches:
+        """Where each match lies, for the keyframes ``[T, M]`` drawn."""
+        keys = tuple(tuple(sorted(set(column.tolist()))) for column in drawn.T)
+        sizes = [len(clip) * len(k) for clip, k in zip(clips.clips, keys, strict=True)]
+        starts = tuple(int(s) for s in np.cumsum([0, *sizes]))
+        return cls(clips, keys, starts, arrays)
+
+    def row(self, clip: int, key: int, frame: int) -> int:
+        """The row of one frame's matches to one keyframe."""
+        extent = self.clips.clips[clip]
+        return self.starts[clip] + self.keys[clip].index(key) * len(extent) + frame - extent.start
+
+    def of(self, clip: int, key: int, frames: range) -> dict[int, Tensor]:
+        """By level, ``[frames, N]``."""
+        first = self.row(clip, key, frames.start)
+        return {level: array.read(first, first + len(frames)) for level, array in self.arrays.items()}
+
+
+def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, scheduled: Stage) -> Matches:
+    """Token correspondences within each clip, for the keyframes that are drawn and once per pair."""
+    stage = run.stage("matches", {}, features, scheduled)
+    array = _array(features, "features")
+    levels = sorted({site.level for site in run.backbone.attention_sites()})
+    grids = {level: run.backbone.grid(run.latent_size, level) for level in levels}
+    layout = Matches.layout(clips, drawn, {})
+    rows = layout.starts[-1]
+    arrays = {
+        level: stage.array(f"level{level}", (rows, h * w), torch.int16 if h * w <= 2**15 else torch.int32)
+        for level, (h, w) in grids.items()
+    }
+    device = run.backbone.device
+    if not stage.complete:
+        for c in range(stage.done, len(clips.clips)):
+            clip, keys = clips.clips[c], layout.keys[c]
+            targets = {k: _levels(array, k, grids, device) for k in keys}
+            for frame in range(clip.start, clip.stop):
+                own = _levels(array, frame, grids, device)
+                for key in keys:
+                    row = layout.row(c, key, frame)
+                    for level in levels:
+                        tokens = own[level].shape[0]
+                        phi = torch.arange(tokens) if key == frame else match(own[level], targets[key][level]).cpu()
+                        arrays[level].write(row, phi[None])
+                run.report("match", frame + 1, run.frames)
+            stage.advance(c + 1)
+        stage.finish()
+    run.report("match", run.frames, run.frames)
+    return Matches.layout(clips, drawn, arrays)
+
+
+def key_features(run: Run, features: Stage, keys: Tensor, level: int) -> Tensor:
+    """Normalised features ``[M, N, d]`` of keyframes at a level's grid."""
+    array = _array(features, "features")
+    grid = run.backbone.grid(run.latent_size, level)
+    return torch.stack([resize(array.read(k, k + 1)[0].to(run.backbone.device), grid) for k in keys.tolist()])
+
+
+def _levels(array: DiskArray, frame: int, grids: dict[int, tuple[int, int]], device: torch.device) -> dict[int, Tensor]:
+    feature = array.read(frame, frame + 1)[0].to(device)
+    return {level: resize(feature, grid) for level, grid in grids.items()}
+
+
+def _from(stage: Stage, run: Run, size: int) -> Iterator[range]:
+    return spans(stage.done, run.frames, size)
+
+
+def _array(stage: Stage, name: str) -> DiskArray:
+    return stage.existing(name)
+
+
+def decode(run: Run, latents: DiskArray, stage: Stage) -> None:
+    """The edited frames: array ``frames`` ``[n, H, W, 3]`` uint8 of padded size."""
+    frames = stage.array("frames", (run.frames, *run.geometry.padded, 3), torch.uint8)
+    for span in _from(stage, run, run.plan.images):
+        frames.write(span.start, run.backbone.decode(latents.read(span.start, span.stop)).cpu())
+        stage.advance(span.stop)
+        run.report("decode", span.stop, run.frames)
+    stage.finish()
+
+
+def tidy(run: Run, keep: str, edit: list[Stage]) -> None:
+    """Remove from the workspace what the user does not want kept; the frames already handed out stay readable."""
+    if keep == "none":
+        run.workspace.prune(keep=[])
+    elif keep == "edit":
+        run.workspace.prune(keep=[stage.folder.name for stage in edit])
