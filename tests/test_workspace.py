@@ -112,10 +112,10 @@ def test_any_sequence_of_calls_is_as_with_a_tensor(
     shape = tuple(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=3), label="shape"))
     truth = torch.zeros(shape, dtype=torch.float16)
     array = DiskArray.create(tmp_path_factory.mktemp("a") / "a.bin", shape, torch.float16)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(diskarray, "BLOCK", data.draw(st.sampled_from([1, 7, 64]), label="block"))
+    block = data.draw(st.sampled_from([1, 7, 64]), label="block")
     generator = torch.Generator().manual_seed(0)
-    with patch.context():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diskarray, "BLOCK", block)
         for _ in range(data.draw(st.integers(1, 5), label="calls")):
             start = data.draw(st.integers(0, shape[0]), label="start")
             stop = data.draw(st.integers(start, shape[0]), label="stop")
@@ -126,7 +126,6 @@ def test_any_sequence_of_calls_is_as_with_a_tensor(
             chosen = data.draw(st.lists(st.integers(0, shape[0] - 1)), label="rows") if shape[0] else []
             assert torch.equal(array.rows(chosen), truth[chosen])
             assert torch.equal(array.read(), truth)
-    patch.undo()
 
 
 REFUSED: dict[str, tuple[type[Exception], Callable[[DiskArray], object]]] = {

@@ -97,7 +97,7 @@ class PropagationPass:
 
 
 class KeyAttention:
-    """Self-attention of the keyframes: the source's own, the edit's extended over all keyframes (Eq. 3) or slimmed (Eq. 7)."""
+    """Self-attention of the keyframes: the source's own; the edit's extended (Eq. 3) or slimmed (Eq. 7)."""
 
     def __init__(self, site: Site, key_pass: KeyPass) -> None:
         self.site, self.key_pass = site, key_pass
@@ -110,6 +110,7 @@ class KeyAttention:
         attention_mask: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
+        """``[B, N, C]`` in and out, as diffusers' attention-processor API has it."""
         _check_plain(attn, encoder_hidden_states, attention_mask)
         this = self.key_pass
         branches = len(this.branches)
@@ -151,6 +152,7 @@ class PropagatedAttention:
         attention_mask: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
+        """``[B, N, C]`` in and out, as diffusers' attention-processor API has it."""
         _check_plain(attn, encoder_hidden_states, attention_mask)
         this = self.propagation
         first = list(this.recorded).index(this.branches[0])

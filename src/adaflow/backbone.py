@@ -76,11 +76,12 @@ class Backbone:
     """
 
     def __init__(self, pipe: StableDiffusionPipeline, card: ModelCard) -> None:
-        self.pipe, self.card = pipe, card
-        self.unet, self.vae = pipe.unet, pipe.vae
-        for module in (self.unet, self.vae, pipe.text_encoder):
+        self.pipe: Any = pipe  # diffusers types neither its pipelines' parts nor its schedulers
+        self.card = card
+        self.unet, self.vae = self.pipe.unet, self.pipe.vae
+        for module in (self.unet, self.vae, self.pipe.text_encoder):
             module.requires_grad_(False).eval()
-        scheduler = pipe.scheduler.config
+        scheduler = self.pipe.scheduler.config
         if scheduler.get("rescale_betas_zero_snr"):
             raise InputError(f"{card.name} was trained with zero terminal SNR, which DDIM inversion cannot start from")
         self._scheduler = {
@@ -121,7 +122,7 @@ class Backbone:
             )
         options = {} if local else {"revision": card.revision}
         try:
-            pipe = StableDiffusionPipeline.from_pretrained(
+            pipe: Any = StableDiffusionPipeline.from_pretrained(
                 source, dtype=kind, use_safetensors=True, safety_checker=None, requires_safety_checker=False, **options
             )
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
@@ -225,15 +226,15 @@ class Backbone:
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
-    def scheduler(self, steps: int) -> DDIMScheduler:
+    def scheduler(self, steps: int) -> Any:
         """DDIM with leading spacing, offset 1 and no clipping, whatever the model ships: inversion needs its grid."""
-        scheduler = DDIMScheduler(**self._scheduler)
+        scheduler: Any = DDIMScheduler(**self._scheduler)
         scheduler.set_timesteps(steps)
         return scheduler
 
-    def inverse_scheduler(self, steps: int) -> DDIMInverseScheduler:
+    def inverse_scheduler(self, steps: int) -> Any:
         """The inverse of `scheduler` on the same grid."""
-        scheduler = DDIMInverseScheduler(**self._scheduler)
+        scheduler: Any = DDIMInverseScheduler(**self._scheduler)
         scheduler.set_timesteps(steps)
         return scheduler
 

@@ -31,7 +31,7 @@ def _as_options(cls: type[Settings]) -> type:
             text = f.metadata["help"].replace("%", "%%")
             if f.metadata["default"] not in (None, ""):
                 text += f" (package default: {f.metadata['default']})"
-            option = Annotated[Optional[hints[f.name]], arg(help=text, help_behavior_hint="")]  # noqa: UP045
+            option: Any = Annotated[Optional[hints[f.name]], arg(help=text, help_behavior_hint="")]  # noqa: UP045
             fields.append((f.name, option, None))
         else:
             group = _as_options(hints[f.name])

@@ -104,7 +104,7 @@ def preview_video(
         found = pipe.preview(video, prompt, config=config, workspace=workspace, on_progress=meter)
     figure = side_by_side(found.source, found.edited)
     part = out.with_name(f".{out.name}.part")
-    figure.savefig(part, format="png", dpi=120)
+    figure.save(part, format="png")
     part.replace(out)
     err.print(f"{len(found.keys)} keyframes edited together; the whole edit will join {found.clips}, and may differ")
     out_console.print(str(out), markup=False, soft_wrap=True)
@@ -226,4 +226,4 @@ def print_json(document: Any) -> None:
 def _cached(hub: str | None) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return bool(hub) and isinstance(try_to_load_from_cache(hub, "model_index.json"), str)
+    return hub is not None and isinstance(try_to_load_from_cache(hub, "model_index.json"), str)

@@ -1,4 +1,4 @@
-"""Every setting of an edit, defined once: the API, the command line, the record and the docs are made from these fields.
+"""Every setting of an edit, defined once: API, command line, record and docs are made from these fields.
 
 A field left alone is *not set* (``None`` at run time). `resolve` fills what is not set, in this order of precedence:
 what the caller set > the kind > the preset > the model's card > the package default written here.
@@ -29,7 +29,7 @@ Preset = Literal["default", "paper", "released"]
 def setting(
     default: Any, help: str, *, low: float | None = None, high: float | None = None, optional: bool = False
 ) -> Any:
-    """A field that is not set until somebody sets it; `default` is the package's value, used by `Settings.completed`."""
+    """A field that is not set until somebody sets it; `default` is the package's value, for `Settings.completed`."""
     return field(default=None, metadata={"default": default, "help": help, "low": low, "high": high, "null": optional})
 
 
@@ -106,11 +106,14 @@ def _checked(f: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
         names = " or ".join(t.__name__ for t in plain)
         raise ConfigError(f"{f.name} is {value!r}; it must be of type {names}")
     low, high = f.metadata["low"], f.metadata["high"]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if value != value or (low is not None and value < low) or (high is not None and value > high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"{f.name} is {value}; it must be {bounds}")
+    if not isinstance(value, bool | str) and not _within(value, low, high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{f.name} is {value}; it must be {bounds}")
     return value
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return value == value and (low is None or value >= low) and (high is None or value <= high)
 
 
 def _is_union(hint: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The edit itself: at every timestep one keyframe per clip is edited jointly, then all frames are denoised by propagation.
+"""The edit itself: at every timestep the keyframes are edited jointly, then all frames are denoised by propagation.
 
 `Editor` computes the noise of one step for keyframes and for runs of frames; `edit` walks over the steps, with what is
 between them on disk, so that a killed run loses at most the step in flight.
@@ -109,7 +109,8 @@ class Editor:
         """The predictions ``[2f, c, h, w]`` for a run of one clip's frames, their self-attention propagated (Eq. 9).
 
         Args:
-            latents: The edit's latents ``[f, c, h, w]``; `source`: the inversion's, read only while features are injected.
+            latents: The edit's latents ``[f, c, h, w]``.
+            source: The inversion's, used only while features are injected.
             matches: By level, φ ``[f, N]`` of these frames to the clip's keyframe.
         """
         unet, features = self.backbone.unet, {}

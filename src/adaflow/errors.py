@@ -33,7 +33,7 @@ class ResourceError(AdaFlowError):
     exit_code = 4
 
 
-class Cancelled(AdaFlowError):
+class Cancelled(AdaFlowError):  # noqa: N818 (a wish, not an error)
     """The run was stopped on purpose; the same command resumes it."""
 
     exit_code = 130

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from .attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
-from .backbone import Backbone
+from .backbone import Backbone, Branch
 from .correspondence import match
 from .editing import EDITED
 from .errors import ResourceError
@@ -107,13 +107,13 @@ def check_fits(run: Run, clips: int) -> None:
     free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     if host > free:
         raise ResourceError(
-            f"editing {clips} keyframes at once needs about {host / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            "free; lower --height, or the number of clips with --keyframes.mean-threshold"
+            f"editing {clips} keyframes at once needs about {host / 2**30:.1f} GiB of memory, and "
+            f"{free / 2**30:.1f} GiB are free; lower --height, or the number of clips with --keyframes.mean-threshold"
         )
     if run.backbone.device.type == "cuda" and device > torch.cuda.mem_get_info(run.backbone.device)[1]:
         raise ResourceError(
-            f"editing {clips} keyframes at once needs about {device / 2**30:.1f} GiB of device memory, more than the card "
-            "has; lower --height, or the number of clips with --keyframes.mean-threshold"
+            f"editing {clips} keyframes at once needs about {device / 2**30:.1f} GiB of device memory, "
+            "more than the card has; lower --height, or the number of clips with --keyframes.mean-threshold"
         )
 
 
@@ -136,7 +136,7 @@ def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
     modules = (backbone.unet, backbone.vae, backbone.pipe.text_encoder)
     weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
     outputs = sum(
-        _tokens(run, site.level) * backbone.unet.get_submodule(site.name).to_q.in_features  # type: ignore[union-attr, operator]
+        _tokens(run, site.level) * backbone.unet.get_submodule(site.name).to_q.in_features
         for site in backbone.attention_sites()
     )
     record = 3 * clips * outputs * width
@@ -151,7 +151,8 @@ def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
 def measure(run: Run) -> UnitCosts:
     """Time one call of each kind but the key pass, twice, and keep the faster."""
     backbone, config, frames, rows = run.backbone, run.config, run.plan.frames, run.plan.rows
-    sites, branches = backbone.attention_sites(), ("source", *EDITED)
+    sites = backbone.attention_sites()
+    branches: tuple[Branch, ...] = ("source", *EDITED)
     text, z, generator = backbone.conditioning("", "", ""), _noise(run, rows), torch.Generator().manual_seed(0)
     record = MemoryRecord(backbone.device)
     phi = {
@@ -193,7 +194,7 @@ def measure_key(run: Run, clips: int) -> float:
     for level in _levels(backbone):
         n = _tokens(run, level)
         kept[level] = torch.randint(keys * n, (keys, seen * n), generator=generator).to(backbone.device)
-    branches = ("source", *EDITED)
+    branches: tuple[Branch, ...] = ("source", *EDITED)
     extended = KeyPass(branches, keys, kept=kept, record=MemoryRecord(torch.device("cpu")))
     text, z = backbone.conditioning("", "", ""), _noise(run, 1)
 

@@ -1,4 +1,4 @@
-"""Diffusion features (DIFT, Tang et al. 2023): an activation of the UNet's decoder for the nearly clean latent of a frame."""
+"""Diffusion features (DIFT, Tang et al. 2023): a decoder activation of the UNet for a frame's nearly clean latent."""
 
 from __future__ import annotations
 

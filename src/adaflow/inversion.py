@@ -1,4 +1,4 @@
-"""DDIM inversion and deterministic sampling on one grid of timesteps, with diffusers' schedulers (Song et al., 2020)."""
+"""DDIM inversion and deterministic sampling on one grid of timesteps (Song et al., 2020), by diffusers' schedulers."""
 
 from __future__ import annotations
 

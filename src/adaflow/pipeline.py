@@ -48,7 +48,7 @@ class AdaFlowPipeline:
     def from_pretrained(
         cls, model: str | Path | None = None, *, device: str | None = None, torch_dtype: torch.dtype | None = None
     ) -> Self:
-        """A model known by name (`miniature`, `sd21`), a hub id, or a folder in diffusers layout; None: the best one here.
+        """A model by name (`miniature`, `sd21`), hub id, or folder in diffusers layout; None: the best one here.
 
         Raises:
             MissingError: the model is not here and could not be fetched.
@@ -93,7 +93,7 @@ class AdaFlowPipeline:
         Raises:
             AdaFlowError: with one sentence that says what is wrong and what to do.
         """
-        asked = EditConfig(
+        given: dict[str, Any] = dict(
             negative_prompt=negative_prompt,
             source_prompt=source_prompt,
             height=height,
@@ -102,6 +102,7 @@ class AdaFlowPipeline:
             guidance_scale=guidance_scale,
             seed=generator.initial_seed() if generator else None,
         )
+        asked = EditConfig.from_fields({name: value for name, value in given.items() if value is not None})
         settings = self.resolve(asked.over(config or EditConfig()))
         for note in check_prompt(prompt, self.backbone):
             log.warning(note)

@@ -230,7 +230,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} cannot be read ({cause.strerror}); check the path and its permissions") from cause
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `write_video` was given as ``metadata``; empty for a file of another origin."""
     with _container(Path(path)) as container:
         try:
@@ -582,7 +582,7 @@ def write_video(
     fps: Fraction | float | None = None,
     crf: int = CRF,
     audio: AudioMode = "copy",
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     on_frame: Callable[[int], None] | None = None,
 ) -> None:
     """Write frames as H.264 that a browser plays, with the times and the sound of their source.
@@ -601,7 +601,7 @@ def write_video(
         fps: Frames per second where there is no source; default 30.
         crf: Quality of x264, 0 (lossless) to 51.
         audio: What becomes of the sound: see `AudioMode`.
-        metadata: Kept in the file as a JSON object under the tag ``comment``; `read_metadata` gives it back.
+        metadata: Values that JSON knows; kept in the file as a JSON object under the tag ``comment``; `read_metadata` gives it back.
         on_frame: Called with the number of frames written so far; may raise to stop.
 
     Raises:
@@ -703,7 +703,7 @@ def _sentences(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _output(part: Path, out: Path, unit: Fraction, metadata: Mapping[str, str] | None) -> Iterator[OutputContainer]:
+def _output(part: Path, out: Path, unit: Fraction, metadata: Mapping[str, Any] | None) -> Iterator[OutputContainer]:
     """The file to be muxed into, without anything that differs from run to run; its end is written on leaving."""
     name = FORMATS[out.suffix.lower()]
     options = {}
@@ -736,7 +736,7 @@ def _h264(container: OutputContainer, size: Size, clock: _Clock, crf: int) -> Vi
     codec.color_range = ColorRange.MPEG
     codec.thread_count = ENCODER_THREADS
     codec.thread_type = "FRAME"
-    codec.flags |= int(Flags.bitexact) | int(Flags.frame_duration)
+    codec.flags = codec.flags | Flags.bitexact.value | Flags.frame_duration.value
     return stream
 
 
