@@ -2,10 +2,11 @@
 
     python benchmarks/miniature_edits.py [--scenes 64] [--kinds colour object background style] [--sweep]
 
-For each kind, held-out photo-style scenes with one object are edited by the package's own pipeline with the settings of
-the model's card (``--sweep``: with several injection fractions and guidance scales). Reported are the share of results
-in which the classifier finds what was asked for, the share in which it finds everything else unchanged, and the *gain*:
-whole-frame PSNR of the edit against the rendered truth, minus that of the unedited source. Writes
+For each kind, held-out photo-style scenes with one object are edited by the package's own inversion, injection and
+sampling, batched, with the settings of the model's card (``--sweep``: with several injection fractions and scales).
+Reported are the share of results in which the classifier finds what was asked for, the share in which it finds
+everything else unchanged, and the *gain*: whole-frame PSNR of the edit against the rendered truth, minus that of the
+unedited source. Writes
 ``benchmarks/results/miniature_edits.json``.
 """
 
@@ -18,8 +19,9 @@ import json
 import logging
 import platform
 import random
-import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,12 @@ import torch
 
 import adaflow
 from adaflow import AdaFlowPipeline, EditConfig
+from adaflow.attention import KeyPass, attention_installed
+from adaflow.backbone import Backbone, Branch, Conditioning
+from adaflow.config import ResolvedConfig
+from adaflow.editing import Editor
+from adaflow.injection import injected_within
+from adaflow.inversion import invert
 from adaflow.miniature.classifier import AttributeClassifier
 from adaflow.miniature.world import (
     BACKGROUNDS,
@@ -80,19 +88,6 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 10 * np.log10(255**2 / np.maximum(error, 1e-6))
 
 
-def autoencoded(pipe: AdaFlowPipeline, frames: np.ndarray) -> np.ndarray:
-    """Frames through the autoencoder and back: the best any edit could look."""
-    vae = pipe.backbone.pipe.vae
-    parameter = next(vae.parameters())
-    out = []
-    with torch.inference_mode():
-        for start in range(0, len(frames), 16):
-            x = torch.from_numpy(frames[start : start + 16]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            y = vae.decode(vae.encode(x.to(parameter)).latent_dist.mode()).sample.float().cpu()
-            out.append(((y.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-    return np.concatenate(out)
-
-
 def wanted(scenes: list[Scene]) -> dict[str, np.ndarray]:
     return {
         "colour": np.array([s.objects[0].colour for s in scenes]),
@@ -121,7 +116,7 @@ def score(
     }
 
 
-def config_of(kind: str, setting: tuple[float, float, float] | None, steps: int | None) -> EditConfig:
+def config_of(kind: str, setting: tuple[float, ...] | None, steps: int | None) -> EditConfig:
     fields: dict[str, Any] = {"kind": kind}
     if steps:
         fields["steps"] = steps
@@ -131,31 +126,79 @@ def config_of(kind: str, setting: tuple[float, float, float] | None, steps: int 
     return EditConfig.from_fields(fields)
 
 
-def run(pipe: AdaFlowPipeline, pairs: list[tuple[Scene, Scene]], config: EditConfig, folders: list[Path]) -> np.ndarray:
-    edits = []
-    for (source, target), folder in zip(pairs, folders, strict=True):
-        result = pipe(
-            video=render(source)[None],
-            prompt=caption(target),
-            source_prompt=caption(source),
-            config=config,
-            workspace=folder,
-        )
-        edits.append(np.asarray(result.frames[0]))
-    return np.stack(edits)
+class PerImage(Conditioning):
+    """Texts of its own for every image of a batch."""
+
+    def rows(self, frames: Sequence[int], *branches: Branch) -> dict[str, torch.Tensor]:
+        return {"encoder_hidden_states": torch.cat([self.embeddings[branch][list(frames)] for branch in branches])}
 
 
+def conditioning(backbone: Backbone, pairs: list[tuple[Scene, Scene]], config: ResolvedConfig) -> PerImage:
+    texts: dict[Branch, list[str]] = {
+        "source": [caption(a) for a, _ in pairs],
+        "prompt": [caption(b) for _, b in pairs],
+    }
+    negative = config.negative_prompt
+    texts["negative"] = texts["source"] if negative == "source" else [negative] * len(pairs)
+    return PerImage({branch: torch.cat([backbone.embed(text) for text in column]) for branch, column in texts.items()})
+
+
+def edit_images(
+    backbone: Backbone, config: ResolvedConfig, texts: PerImage, trajectory: dict[int, torch.Tensor]
+) -> np.ndarray:
+    """The package's edit of unrelated images, as one batch: every image is a keyframe that sees only itself."""
+    editor = Editor(backbone, config, texts)
+    features = backbone.injection_feature_sites(config.injection.sites)
+    queries = frozenset(site.name for site in backbone.injection_attention_sites())
+    z = trajectory[editor.steps[0].timestep]
+    numbers = range(len(z))
+    for step in editor.steps:
+        injected = queries if step.attention else frozenset()
+        key_pass = KeyPass(step.branches, len(z), extended=False, injected=injected)
+        source = trajectory[step.timestep]
+        rows = torch.cat([source if branch == "source" else z for branch in step.branches])
+        with ExitStack() as stack:
+            stack.enter_context(attention_installed(backbone.unet, backbone.attention_sites(), key_pass.processor))
+            if step.features:
+                stack.enter_context(injected_within(backbone.unet, features, len(step.branches)))
+            noise = backbone.predict(rows, step.timestep, texts.rows(numbers, *step.branches))
+        z = editor.denoise(step, noise[-2 * len(z) :], z)
+    return decode(backbone, z)
+
+
+def decode(backbone: Backbone, latents: torch.Tensor) -> np.ndarray:
+    return np.concatenate([backbone.decode(part).cpu().numpy() for part in latents.split(16)])
+
+
+def encode(backbone: Backbone, frames: np.ndarray) -> torch.Tensor:
+    return torch.cat([backbone.encode(part) for part in torch.from_numpy(frames).split(16)])
+
+
+def save_sheet(path: Path, sources: np.ndarray, edits: np.ndarray, truths: np.ndarray, count: int = 8) -> None:
+    """Two cases a row: source, edit, truth."""
+    from PIL import Image
+
+    tiles = [np.concatenate(triple, axis=1) for triple in zip(sources, edits, truths, strict=True)][:count]
+    rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, len(tiles), 2)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path, quality=85)
+
+
+@torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--steps", type=int, help="default: the card's")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--settings", nargs="+", help="features/attention/guidance to try instead, as in 0.8/0.8/2")
     parser.add_argument("--model", default="miniature")
+    parser.add_argument("--sheets", type=Path, help="folder for a contact sheet per kind: source, edit, truth")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     logging.getLogger("adaflow").setLevel(logging.ERROR)
     pipe = AdaFlowPipeline.from_pretrained(given.model)
+    backbone = pipe.backbone
     report: dict[str, Any] = {
         "command": "python benchmarks/miniature_edits.py" + (" --sweep" if given.sweep else ""),
         "date": datetime.date.today().isoformat(),
@@ -164,23 +207,31 @@ def main() -> None:
         "scenes": given.scenes,
         "kinds": {},
     }
+    settings: list[tuple[float, ...] | None] = [*SWEEP] if given.sweep else [None]
+    if given.settings:
+        settings = [tuple(float(part) for part in text.split("/")) for text in given.settings]
     for kind in given.kinds:
         pairs = cases(kind, given.scenes)
         sources, truths = (np.stack([render(scene) for scene in column]) for column in zip(*pairs, strict=True))
-        ceiling = psnr(autoencoded(pipe, truths), truths) - psnr(sources, truths)
+        ceiling = psnr(decode(backbone, encode(backbone, truths)), truths) - psnr(sources, truths)
+        latents = encode(backbone, sources)
+        trajectory: tuple[int, dict[int, torch.Tensor]] = (0, {})
         rows = []
-        with tempfile.TemporaryDirectory() as folder:
-            folders = [Path(folder) / str(i) for i in range(len(pairs))]  # kept from setting to setting: one inversion
-            for setting in SWEEP if given.sweep else [None]:
-                started = time.monotonic()
-                config = config_of(kind, setting, given.steps)
-                edits = run(pipe, pairs, config, folders)
-                used = pipe.resolve(config).set_fields()
-                names = ("steps", "guidance_scale", "injection.features", "injection.attention", "injection.sites")
-                row = {name: used[name] for name in names} | score(kind, sources, truths, edits, [b for _, b in pairs])
-                row["seconds"] = round(time.monotonic() - started, 1)
-                rows.append(row)
-                print(kind, json.dumps(row), flush=True)
+        for setting in settings:
+            started = time.monotonic()
+            config = pipe.resolve(config_of(kind, setting, given.steps))
+            texts = conditioning(backbone, pairs, config)
+            if trajectory[0] != config.steps:
+                trajectory = config.steps, invert(backbone, latents, texts, config.steps)
+            edits = edit_images(backbone, config, texts, trajectory[1])
+            used = config.set_fields()
+            names = ("steps", "guidance_scale", "injection.features", "injection.attention", "injection.sites")
+            row = {name: used[name] for name in names} | score(kind, sources, truths, edits, [b for _, b in pairs])
+            row["seconds"] = round(time.monotonic() - started, 1)
+            rows.append(row)
+            print(kind, json.dumps(row), flush=True)
+            if given.sheets:
+                save_sheet(given.sheets / f"{kind}.jpg", sources, edits, truths)
         report["kinds"][kind] = {"gain_db_of_autoencoded_truth": round(float(ceiling.mean()), 2), "rows": rows}
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

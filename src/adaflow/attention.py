@@ -157,7 +157,13 @@ class PropagatedAttention:
         this = self.propagation
         first = list(this.recorded).index(this.branches[0])
         key = this.record.get(self.site.name, this.clip, slice(first, first + len(this.branches)))
-        out = key.to(hidden_states.device)[:, this.matches[self.site.level].long()]  # (branches, frames, N, C)
+        phi = this.matches[self.site.level].long()
+        if hidden_states.shape[:2] != (len(this.branches) * len(phi), phi.shape[1]):
+            raise ValueError(
+                f"{hidden_states.shape[0]} rows of {hidden_states.shape[1]} tokens for {len(this.branches)} branches "
+                f"of {len(phi)} frames of {phi.shape[1]} tokens"
+            )
+        out = key.to(hidden_states.device)[:, phi]  # (branches, frames, N, C)
         return out.flatten(0, 1)
 
 

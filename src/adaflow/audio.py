@@ -13,8 +13,10 @@ from typing import Literal, get_args
 
 import av
 from av.audio.stream import AudioStream
+from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import Discard
 
 from .errors import ConfigError, InputError
 
@@ -23,6 +25,7 @@ AudioMode = Literal["copy", "aac", "none"]
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 AAC_BITS_PER_CHANNEL = 96_000  # bit/s: transparent for speech and music
+USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # of a file that says only how many channels there are
 KEPT_TAGS = ("language", "title")  # of a track; the others describe the file it came from
 
 
@@ -35,7 +38,7 @@ class AudioTrack:
         codec: FFmpeg's name of the codec, such as ``aac``; empty if it is not known.
         sample_rate: In hertz.
         channels: 1 for mono, 2 for stereo.
-        language: ISO 639-2 code, or None.
+        language: ISO 639-2 code; None if it is not known.
         start: Seconds from the file's zero to the first sample.
         duration: Seconds, as the file states them; None if it does not.
     """
@@ -62,14 +65,14 @@ def _track(stream: AudioStream) -> AudioTrack:
         codec=codec.name if codec else "",
         sample_rate=codec.sample_rate if codec else 0,
         channels=codec.channels if codec else 0,
-        language=stream.language,
+        language=stream.language if stream.language != "und" else None,
         start=float((stream.start_time or 0) * unit),
         duration=float(stream.duration * unit) if stream.duration is not None else None,
     )
 
 
 def check_sound(source: Path, suffix: str, container_format: str, mode: AudioMode) -> None:
-    """Refuse, before any work, sound that the output cannot hold: a header is tried in memory.
+    """Refuse, before any work, sound that the output cannot hold, by trying one packet in memory.
 
     Args:
         source: A video that `probe` accepts.
@@ -89,13 +92,18 @@ def check_sound(source: Path, suffix: str, container_format: str, mode: AudioMod
         for stream in container.streams.audio:
             try:
                 with av.open(io.BytesIO(), "w", format=container_format) as trial:
-                    _add_track(trial, stream, mode)
+                    track = _add_track(trial, stream, mode)
                     trial.start_encoding()
+                    if mode == "copy":  # some formats look at the sound only when they write about it, at the end
+                        container.seek(0)
+                        packet = next(container.demux(stream))
+                        packet.stream = track
+                        trial.mux(packet)
             except (ValueError, av.FFmpegError) as cause:
-                track = _track(stream)
                 remedy = "write an .mkv, or choose audio='aac' or 'none'" if mode == "copy" else "choose audio='none'"
+                name = _track(stream).codec or "unknown codec"
                 raise InputError(
-                    f"{source}: the sound in stream {track.index} ({track.codec or 'unknown codec'}) cannot be "
+                    f"{source}: the sound in stream {stream.index} ({name}) cannot be "
                     f"{'copied' if mode == 'copy' else 'encoded anew'} into {suffix}; {remedy}"
                 ) from cause
 
@@ -109,9 +117,10 @@ def _add_track(output: OutputContainer, track: AudioStream, mode: AudioMode) -> 
     else:
         rate = track.codec_context.sample_rate
         stream = output.add_stream("aac", rate=rate if rate in AAC_RATES else 48000)
-        stream.codec_context.layout = track.codec_context.layout
-        stream.codec_context.bit_rate = AAC_BITS_PER_CHANNEL * track.codec_context.channels
-        stream.codec_context.flags |= av.codec.context.Flags.bitexact.value
+        channels = track.codec_context.channels
+        stream.codec_context.layout = USUAL_LAYOUTS.get(channels, track.codec_context.layout)
+        stream.codec_context.bit_rate = AAC_BITS_PER_CHANNEL * channels
+        stream.codec_context.flags |= Flags.bitexact.value
     stream.disposition = track.disposition
     stream.metadata.update({tag: track.metadata[tag] for tag in KEPT_TAGS if tag in track.metadata})
     return stream
@@ -135,7 +144,7 @@ class Sound:
             container = self._closing.enter_context(av.open(str(source.absolute())))
             for stream in container.streams:
                 if stream.type != "audio":
-                    stream.discard = av.stream.Discard.all
+                    stream.discard = Discard.all
             streams = {track.index: _add_track(output, track, mode) for track in container.streams.audio}
             if streams:
                 self._packets = (_copied if mode == "copy" else _encoded)(container, streams)

@@ -75,12 +75,15 @@ class Backbone:
         card: What is known about the model.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, card: ModelCard) -> None:
-        self.pipe: Any = pipe  # diffusers types neither its pipelines' parts nor its schedulers
+    def __init__(self, pipe: Any, card: ModelCard) -> None:  # Any: diffusers does not type its pipelines' parts
+        self.pipe: Any = pipe
         self.card = card
         self.unet, self.vae = self.pipe.unet, self.pipe.vae
         for module in (self.unet, self.vae, self.pipe.text_encoder):
             module.requires_grad_(False).eval()
+        channels = self.unet.config.in_channels
+        if channels != self.vae.config.latent_channels or self.unet.config.get("addition_embed_type"):
+            raise InputError(f"{card.name} is no plain Stable Diffusion 1.x or 2.x model; those for inpainting or XL differ")
         scheduler = self.pipe.scheduler.config
         if scheduler.get("rescale_betas_zero_snr"):
             raise InputError(f"{card.name} was trained with zero terminal SNR, which DDIM inversion cannot start from")
@@ -122,15 +125,16 @@ class Backbone:
             )
         options = {} if local else {"revision": card.revision}
         try:
-            pipe: Any = StableDiffusionPipeline.from_pretrained(
+            made = StableDiffusionPipeline.from_pretrained(
                 source, dtype=kind, use_safetensors=True, safety_checker=None, requires_safety_checker=False, **options
             )
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             hint = "check the folder" if local else f"fetch it with: adaflow models get {card.name}"
             raise MissingError(f"the model {model} could not be loaded ({reason}); {hint}") from error
-        if not isinstance(pipe, StableDiffusionPipeline):
-            raise InputError(f"{model} is a {type(pipe).__name__}; AdaFlow needs a Stable Diffusion 1.x or 2.x model")
+        if not isinstance(made, StableDiffusionPipeline):
+            raise InputError(f"{model} is a {type(made).__name__}; AdaFlow needs a Stable Diffusion 1.x or 2.x model")
+        pipe: Any = made
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe.to(place), card)
 
@@ -153,6 +157,9 @@ class Backbone:
                 digest.update(
                     f"{name}{tuple(p.shape)}{p.dtype}{torch.hash_tensor(bits).view(torch.int64).item()}".encode()
                 )
+            for name, layer in module.named_modules():
+                if hasattr(layer, "scaling"):  # of a LoRA: what is in use, and how strongly, is in no weight
+                    digest.update(f"{name}{layer.scaling}{layer.active_adapters}{layer.disable_adapters}".encode())
         digest.update(json.dumps(self._scheduler, sort_keys=True, default=str).encode())
         return digest.hexdigest()[:16]
 
@@ -266,7 +273,7 @@ class Backbone:
         posterior = self.vae.encode(pixels).latent_dist
         latents = posterior.mean
         if generator is not None:
-            noise = torch.randn(latents.shape, generator=generator).to(latents.device, torch.float32)
+            noise = torch.randn(latents.shape[1:], generator=generator).to(latents.device, torch.float32)
             latents = latents.float() + posterior.std.float() * noise
         return latents.float() * self.vae.config.scaling_factor
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
+import functools
+import io
+import itertools
 import logging
 import os
+import re
 import sys
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import tyro
-from rich.console import Console
 from tyro.conf import Positional, arg
 
+from . import __version__
 from .config import EditConfig, Settings
-from .errors import AdaFlowError
+from .console import err
+from .errors import AdaFlowError, ConfigError
 
-err = Console(stderr=True, highlight=False)
+
+def _option(help: str, **options: Any) -> Any:
+    return arg(help=help, help_behavior_hint="", **options)
 
 
 def _as_options(cls: type[Settings]) -> type:
@@ -31,7 +40,10 @@ def _as_options(cls: type[Settings]) -> type:
             text = f.metadata["help"].replace("%", "%%")
             if f.metadata["default"] not in (None, ""):
                 text += f" (package default: {f.metadata['default']})"
-            option: Any = Annotated[Optional[hints[f.name]], arg(help=text, help_behavior_hint="")]  # noqa: UP045
+            kind, words = hints[f.name], {}
+            if choices := typing.get_args(kind):  # a Literal: left to `Settings`, which says more when it refuses
+                kind, words = str, {"metavar": "{" + ",".join(choices) + "}"}
+            option: Any = Annotated[Optional[kind], _option(text, **words)]  # noqa: UP045
             fields.append((f.name, option, None))
         else:
             group = _as_options(hints[f.name])
@@ -61,17 +73,28 @@ def _config(options: Any, file: Path | None) -> EditConfig:
     return flags.over(EditConfig.load(file)) if file else flags
 
 
+_OUT = _option("default: NAME.edited.mp4 beside the source", aliases=["-o"], metavar="FILE")
+_PICTURE = _option("default: NAME.preview.png beside the source", aliases=["-o"], metavar="FILE")
+_MODEL = _option("a known name (adaflow models list), a hub id, or a folder", metavar="MODEL")
+_CONFIG = _option("settings from a YAML file; options go before it", metavar="FILE")
+_WORKSPACE = _option("default: one for this video in the user's cache", metavar="FOLDER")
+_REPORT = _option("also write a page of figures", metavar="FILE.html")
+_JSON = _option("print one JSON document on stdout, and nothing else", name="json")
+_VIDEO = _option("the video to edit", metavar="VIDEO")
+_PROMPT = _option("what the edited video should show; one that starts with '-' goes last, after --", metavar="PROMPT")
+
+
 def edit(
-    video: Positional[Path],
-    prompt: Positional[str],
+    video: Annotated[Positional[Path], _VIDEO],
+    prompt: Annotated[Positional[str], _PROMPT],
     /,
-    out: Annotated[Optional[Path], arg(aliases=["-o"], help="default: NAME.edited.mp4 beside the source")] = None,  # noqa: UP045
-    model: Annotated[Optional[str], arg(help="a known name, a hub id, or a folder")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], arg(help="settings from a YAML file; options go before it")] = None,  # noqa: UP045
-    workspace: Annotated[Optional[Path], arg(help="default: one for this video in the user's cache")] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], arg(help="also write a page of figures (.html)")] = None,  # noqa: UP045
-    print_config: Annotated[bool, arg(help="print the complete settings as YAML and stop")] = False,
-    json_output: Annotated[bool, arg(name="json", help="print one JSON document on stdout")] = False,
+    out: Annotated[Optional[Path], _OUT] = None,  # noqa: UP045
+    model: Annotated[Optional[str], _MODEL] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
+    workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
+    print_config: Annotated[bool, _option("print the complete settings as YAML and stop")] = False,
+    json_output: Annotated[bool, _JSON] = False,
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit VIDEO so that it shows PROMPT. The same command again resumes a run that was stopped."""
@@ -81,13 +104,13 @@ def edit(
 
 
 def inspect(
-    video: Positional[Path],
+    video: Annotated[Positional[Path], _VIDEO],
     /,
-    model: Annotated[Optional[str], arg(help="a known name, a hub id, or a folder")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], arg(help="settings from a YAML file")] = None,  # noqa: UP045
-    workspace: Annotated[Optional[Path], arg(help="default: one for this video in the user's cache")] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], arg(help="also write a page of figures (.html)")] = None,  # noqa: UP045
-    json_output: Annotated[bool, arg(name="json", help="print one JSON document on stdout")] = False,
+    model: Annotated[Optional[str], _MODEL] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
+    workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
+    json_output: Annotated[bool, _JSON] = False,
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Show the clips and keyframes of VIDEO, and what an edit will take; edits nothing."""
@@ -97,13 +120,13 @@ def inspect(
 
 
 def preview(
-    video: Positional[Path],
-    prompt: Positional[str],
+    video: Annotated[Positional[Path], _VIDEO],
+    prompt: Annotated[Positional[str], _PROMPT],
     /,
-    out: Annotated[Optional[Path], arg(aliases=["-o"], help="default: NAME.preview.png beside the source")] = None,  # noqa: UP045
-    model: Annotated[Optional[str], arg(help="a known name, a hub id, or a folder")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], arg(help="settings from a YAML file")] = None,  # noqa: UP045
-    workspace: Annotated[Optional[Path], arg(help="default: one for this video in the user's cache")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], _PICTURE] = None,  # noqa: UP045
+    model: Annotated[Optional[str], _MODEL] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
+    workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit four keyframes of VIDEO jointly, as one picture: what the edit will look like."""
@@ -113,8 +136,10 @@ def preview(
 
 
 def demo(
-    out: Annotated[Path, arg(help="folder for the videos and the page")] = Path("demo"),
-    frames: Annotated[int, arg(help="length of the rendered video")] = 64,
+    out: Annotated[Path, _option("folder for the videos and the page (default: demo)", metavar="FOLDER")] = Path(
+        "demo"
+    ),
+    frames: Annotated[int, _option("length of the rendered video (default: 64)")] = 64,
 ) -> None:
     """Render a video of the miniature's world, edit it, and show both."""
     from .demo import run_demo
@@ -122,28 +147,32 @@ def demo(
     run_demo(out, frames)
 
 
-def models_list(json_output: Annotated[bool, arg(name="json")] = False) -> None:
+def models_list(json_output: Annotated[bool, _JSON] = False) -> None:
     """The models known by name, where they come from, and whether they are here."""
     from .commands import list_models
 
     list_models(json_output)
 
 
-def models_get(name: Positional[str], /) -> None:
+def models_get(name: Annotated[Positional[str], _option("a known name or a hub id", metavar="NAME")], /) -> None:
     """Fetch a model from the hub: safetensors weights only."""
     from .commands import get_model
 
     get_model(name)
 
 
-def workspace_list(json_output: Annotated[bool, arg(name="json")] = False) -> None:
-    """The workspaces in the user's cache, with their sizes."""
+def workspace_list(json_output: Annotated[bool, _JSON] = False) -> None:
+    """The workspaces in the user's cache, with their sizes, the last used first."""
     from .commands import list_all_workspaces
 
     list_all_workspaces(json_output)
 
 
-def workspace_show(folder: Positional[Path], /, json_output: Annotated[bool, arg(name="json")] = False) -> None:
+def workspace_show(
+    folder: Annotated[Positional[Path], _option("a workspace (adaflow workspace list)", metavar="FOLDER")],
+    /,
+    json_output: Annotated[bool, _JSON] = False,
+) -> None:
     """What one workspace holds."""
     from .commands import show_workspace
 
@@ -151,12 +180,35 @@ def workspace_show(folder: Positional[Path], /, json_output: Annotated[bool, arg
 
 
 def workspace_prune(
-    max_gb: Annotated[float, arg(help="delete the least recently used until at most this much is left")] = 0.0,
+    everything: Annotated[bool, _option("delete all of them", name="all")] = False,
+    max_gb: Annotated[
+        Optional[float],  # noqa: UP045
+        _option("delete the least recently used until at most this many GB are left", metavar="GB"),
+    ] = None,
+    older_than: Annotated[
+        Optional[float],  # noqa: UP045
+        _option("delete those not used for this many days", metavar="DAYS"),
+    ] = None,
 ) -> None:
-    """Delete workspaces that no run is using."""
+    """Delete workspaces in the user's cache, never one in use; needs --all, --max-gb or --older-than."""
     from .commands import prune_all
 
-    prune_all(max_gb)
+    prune_all(everything, max_gb, older_than)
+
+
+Command = Callable[..., None]
+
+COMMANDS: Mapping[str, Command | tuple[str, Mapping[str, Command]]] = {
+    "edit": edit,
+    "inspect": inspect,
+    "preview": preview,
+    "demo": demo,
+    "models": ("The models known by name: list, get.", {"list": models_list, "get": models_get}),
+    "workspace": (
+        "What is kept on disk for each video: list, show, prune.",
+        {"list": workspace_list, "show": workspace_show, "prune": workspace_prune},
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -169,40 +221,110 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Notes()])
+    notes = _Notes()
+    logging.getLogger("adaflow").addHandler(notes)
+    silence = logging.NullHandler()  # else Python itself prints what no handler takes
+    logging.getLogger().addHandler(silence)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {
-                "edit": edit,
-                "inspect": inspect,
-                "preview": preview,
-                "demo": demo,
-                "models list": models_list,
-                "models get": models_get,
-                "workspace list": workspace_list,
-                "workspace show": workspace_show,
-                "workspace prune": workspace_prune,
-            },
-            prog="adaflow",
-            description="Edit long videos by text.",
-            args=list(arguments) if arguments is not None else None,
-        )
+        if list(arguments) == ["--version"]:
+            print(f"adaflow {__version__}")
+        else:
+            _parse(arguments)()
     except AdaFlowError as error:
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on where this one stopped", 130)
     except MemoryError:
-        _stop("the memory ran out; lower --height, or close other programs, and run the same command again", 4)
+        _stop(_NO_MEMORY, 4)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch's MemoryError on a CPU
+            raise
+        _stop(_NO_MEMORY, 4)
+    finally:
+        logging.getLogger("adaflow").removeHandler(notes)
+        logging.getLogger().removeHandler(silence)
+
+
+_NO_MEMORY = "the memory ran out; lower --height, or close other programs, and run the same command again"
+
+
+def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+    """The command asked for, ready to be called; raises `ConfigError` for a command line that makes none."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            command: Callable[[], None] = tyro.cli(
+                _either(COMMANDS),
+                prog="adaflow",
+                description="Edit long videos by text.",
+                args=list(arguments),
+                config=(tyro.conf.DisallowNone,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise  # --help
+        raise ConfigError(_sentence(words.getvalue(), arguments)) from None
+    return command
+
+
+def _either(commands: Mapping[str, Command | tuple[str, Mapping[str, Command]]]) -> Any:
+    """The commands as one type for tyro; groups of them are types of their own."""
+    choices = []
+    for name, command in commands.items():
+        if isinstance(command, tuple):
+            about, group = command
+            choices.append(Annotated[_either(group), tyro.conf.subcommand(name, description=about)])
+        else:
+            choices.append(Annotated[Any, tyro.conf.subcommand(name, constructor=_bound(command))])
+    return typing.Union[tuple(choices)]  # noqa: UP007
+
+
+def _bound(command: Command) -> Callable[..., Callable[[], None]]:
+    """`command` with its arguments, not called yet."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bind
+
+
+def _sentence(box: str, arguments: Sequence[str]) -> str:
+    """What tyro says of a wrong command line, in a frame and in several lines, as one sentence."""
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    body = list(itertools.takewhile(lambda line: not line.startswith("───"), lines))
+    text = " ".join(" ".join(body).split("Got errors:")[0].split()).removeprefix("Error parsing ").rstrip(".")
+    names = [w for w in arguments[:2] if w in _NAMES]
+    command = " ".join(["adaflow", *names])
+    if value := re.fullmatch(r"(\S+): no type matching (\S+) could be instantiated from \['(.*)'\]", text):
+        text = f"{value[1]} is {value[3]!r}; it must be {_WORDS.get(value[2], value[2])}"
+    elif unknown := re.match(r"Unrecognized options: ([^ ,]+)", text):
+        near = difflib.get_close_matches(unknown[1], [*_OPTIONS, *_NAMES], n=1)
+        text = f"there is no {unknown[1]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif text.startswith("Missing from"):
+        wanted = [name for line in body for name in re.findall(r"^([A-Z]+)(?:\s\s|$)", line)]
+        text = f"{command} needs {' and '.join(wanted)}"
+    elif value := re.match(r"Missing value for argument '(\w+)'", text):
+        text = f"{command} needs {value[1].upper()} (one that starts with '-' goes last, after --)"
+    elif text.startswith("Expected one of"):
+        text = f"{command} needs a command: {text.removeprefix('Expected one of ').strip('{}')}"
+    return f"{text}; see: {command} --help"
+
+
+_WORDS = {"INT": "a whole number", "FLOAT": "a number"}
+_NAMES = {*COMMANDS, *(name for group in COMMANDS.values() if isinstance(group, tuple) for name in group[1])}
+_OPTIONS = [f"--{name.replace('_', '-')}" for name in EditConfig.names()]
+_OPTIONS += ["--out", "--model", "--config", "--workspace", "--report", "--print-config", "--json", "--help"]
 
 
 class _Notes(logging.Handler):
     """AdaFlow's own notes on stderr, one line each; other libraries' warnings are not the user's business."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith("adaflow"):
-            err.print(f"note: {record.getMessage()}", soft_wrap=True, markup=False)
+        err.print(f"note: {record.getMessage()}")
 
 
 def _stop(message: str, code: int) -> typing.NoReturn:
-    err.print(f"adaflow: {' '.join(message.split())}", soft_wrap=True, markup=False)
+    err.print(f"adaflow: {' '.join(message.split())}")
     sys.exit(code)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from diffusers.utils import logging as diffusers_logging
-from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from .cards import cards, default_model, find_card
 from .config import EditConfig
-from .diskarray import format_bytes
-from .errors import InputError, MissingError
+from .console import err, print_json, print_table
+from .diskarray import disk_errors, format_bytes
+from .errors import ConfigError, InputError, MissingError
 from .estimate import Estimate
-from .meter import Meter
+from .meter import Meter, clock
 from .pipeline import AdaFlowPipeline
+from .prompts import check_prompt
 from .video import check_output
 from .workspace import cache_folder, list_workspaces, prune_workspaces, workspace_info
-
-out_console = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 
 
 def edit_video(
@@ -41,11 +37,17 @@ def edit_video(
     """`adaflow edit`."""
     out = out or video.with_name(f"{video.stem}.edited.mp4")
     if not print_config:
-        check_output(out, video)
+        check_output(out, video, audio=config.output.audio or "copy")
+        check_place(report, ".html")
     pipe = load(model)
+    settings = pipe.resolve(config)
     if print_config:
-        out_console.print(pipe.resolve(config).to_yaml(), end="", markup=False, soft_wrap=True)
+        if as_json:
+            print_json(settings.set_fields())
+        else:
+            print(settings.to_yaml(), end="")
         return
+    check_prompt(prompt, pipe.backbone)
     started = time.perf_counter()
     with Meter(err) as meter:
         found = pipe.inspect(video, config=config, workspace=workspace, on_progress=meter, on_rough=meter.rough)
@@ -61,13 +63,14 @@ def edit_video(
         clips = [[c.start, c.stop] for c in result.partition.clips]
         print_json(result.record | {"output": str(out), "clips": clips, "seconds": round(seconds, 2)})
     else:
-        out_console.print(str(out), markup=False, soft_wrap=True)
+        print(out)
 
 
 def inspect_video(
     video: Path, model: str | None, config: EditConfig, workspace: Path | None, report: Path | None, as_json: bool
 ) -> None:
     """`adaflow inspect`."""
+    check_place(report, ".html")
     pipe = load(model)
     with Meter(err) as meter:
         found = pipe.inspect(video, config=config, workspace=workspace, on_progress=meter, on_rough=meter.rough)
@@ -80,34 +83,33 @@ def inspect_video(
         return
     lengths = sorted(len(c) for c in found.partition.clips)
     h, w = found.geometry.content
-    out_console.print(f"{found.source.frames} frames, edited at {w}x{h}")
-    out_console.print(
-        f"{len(lengths)} clips of {lengths[0]} to {lengths[-1]} frames (median {lengths[len(lengths) // 2]})"
-    )
-    out_console.print("clips start at " + ", ".join(str(s) for s in found.partition.starts), soft_wrap=True)
-    out_console.print(f"an edit will take {in_words(found.estimate)}")
+    print(f"{found.source.frames} frames, edited at {w}x{h}")
+    print(f"{len(lengths)} clips of {lengths[0]} to {lengths[-1]} frames (median {lengths[len(lengths) // 2]})")
+    print("clips start at " + ", ".join(str(s) for s in found.partition.starts))
+    print(f"an edit will take {in_words(found.estimate)}")
 
 
 def preview_video(
     video: Path, prompt: str, out: Path | None, model: str | None, config: EditConfig, workspace: Path | None
 ) -> None:
     """`adaflow preview`."""
-    from .figures import side_by_side
+    from .figures import png, side_by_side
 
     out = out or video.with_name(f"{video.stem}.preview.png")
-    if out.suffix.lower() != ".png":
-        raise InputError(f"{out} must end in .png: the preview is one picture")
-    if not out.parent.is_dir():
-        raise InputError(f"the folder {out.parent} does not exist; make it first")
+    check_place(out, ".png")
     pipe = load(model)
     with Meter(err) as meter:
         found = pipe.preview(video, prompt, config=config, workspace=workspace, on_progress=meter)
-    figure = side_by_side(found.source, found.edited)
+    picture = png(side_by_side(found.source, found.edited))
     part = out.with_name(f".{out.name}.part")
-    figure.save(part, format="png")
-    part.replace(out)
+    try:
+        with disk_errors(out, "written", needed=len(picture)):
+            part.write_bytes(picture)
+            part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     err.print(f"{len(found.keys)} keyframes edited together; the whole edit will join {found.clips}, and may differ")
-    out_console.print(str(out), markup=False, soft_wrap=True)
+    print(out)
 
 
 def list_models(as_json: bool) -> None:
@@ -124,10 +126,8 @@ def list_models(as_json: bool) -> None:
     if as_json:
         print_json({"models": rows, "default": default_model()})
         return
-    table = Table("name", "what", "from", "here")
-    for row in rows:
-        table.add_row(str(row["name"]), str(row["title"]), str(row["from"]), "yes" if row["here"] else "no")
-    out_console.print(table)
+    lines = ((row["name"], "yes" if row["here"] else "no", row["from"], row["title"]) for row in rows)
+    print_table(("name", "here", "from", "what"), *lines)
 
 
 def get_model(name: str) -> None:
@@ -136,7 +136,7 @@ def get_model(name: str) -> None:
 
     card = find_card(name)
     if card.embedded:
-        out_console.print(f"{name} is part of this package; there is nothing to fetch")
+        print(f"{name} is part of this package; there is nothing to fetch")
         return
     if not card.hub and "/" not in name:
         raise MissingError(f"there is no model {name!r}; see: adaflow models list")
@@ -151,40 +151,67 @@ def get_model(name: str) -> None:
         raise MissingError(
             f"{card.hub or name} could not be fetched ({reason}); check the network and the name"
         ) from error
-    out_console.print(folder, markup=False, soft_wrap=True)
+    print(folder)
 
 
 def list_all_workspaces(as_json: bool) -> None:
     """`adaflow workspace list`."""
     infos = list_workspaces()
     if as_json:
-        print_json({"workspaces": [{"folder": str(i.root), "bytes": i.bytes, "last_used": i.last_used} for i in infos]})
-        return
-    table = Table("folder", "of", "size")
-    for info in infos:
-        table.add_row(str(info.root), info.describe, format_bytes(info.bytes))
-    out_console.print(table if infos else f"no workspaces in {cache_folder()}")
+        document = [
+            {"folder": str(i.root), "of": i.describe, "bytes": i.bytes, "last_used": i.last_used, "problem": i.problem}
+            for i in infos
+        ]
+        print_json({"workspaces": document})
+    elif infos:
+        lines = ((format_bytes(i.bytes), i.root, i.problem or i.describe) for i in infos)
+        print_table(("size", "folder", "of"), *lines)
+    else:
+        print(f"no workspaces in {cache_folder()}")
 
 
 def show_workspace(folder: Path, as_json: bool) -> None:
     """`adaflow workspace show`."""
+    if not (folder / "manifest.json").exists():
+        raise InputError(f"{folder} is no workspace; see: adaflow workspace list")
     info = workspace_info(folder)
-    stages = [{"stage": s.name, "state": s.state, "bytes": s.bytes} for s in info.stages]
     if as_json:
-        print_json({"folder": str(info.root), "of": info.describe, "bytes": info.bytes, "stages": stages})
+        stages = [{"stage": s.name, "state": s.state, "bytes": s.bytes, "problem": s.problem} for s in info.stages]
+        print_json(
+            {
+                "folder": str(info.root),
+                "of": info.describe,
+                "bytes": info.bytes,
+                "stages": stages,
+                "problem": info.problem,
+            }
+        )
         return
-    table = Table("stage", "state", "size")
-    for stage in info.stages:
-        table.add_row(stage.name, stage.state, format_bytes(stage.bytes))
-    out_console.print(table)
+    if info.problem:
+        err.print(f"note: {info.problem}")
+    print_table(("stage", "state", "size"), *((s.name, s.state, format_bytes(s.bytes)) for s in info.stages))
 
 
-def prune_all(max_gb: float) -> None:
-    """`adaflow workspace prune`."""
-    if max_gb < 0:
-        raise InputError("--max-gb must not be negative")
-    freed = prune_workspaces(max_bytes=int(max_gb * 1e9))
-    out_console.print(f"freed {format_bytes(freed)}")
+def prune_all(everything: bool, max_gb: float | None, older_than: float | None) -> None:
+    """`adaflow workspace prune`; deletes nothing unless told what."""
+    if not everything and max_gb is None and older_than is None:
+        raise ConfigError("say which workspaces to delete: --all, --max-gb GB, or --older-than DAYS")
+    for name, value in (("--max-gb", max_gb), ("--older-than", older_than)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{name} is {value}; it must be a number that is not negative")
+    most = 0 if everything else None if max_gb is None else int(max_gb * 1e9)
+    freed = prune_workspaces(max_bytes=most, older_than=None if older_than is None else older_than * 86400)
+    print(f"freed {format_bytes(freed)}")
+
+
+def check_place(file: Path | None, suffix: str) -> None:
+    """Refuse, before any work, a name under which a picture or a page could not be written."""
+    if file is None:
+        return
+    if file.suffix.lower() != suffix or file.is_dir():
+        raise InputError(f"{file} must be a file whose name ends in {suffix}")
+    if not file.parent.is_dir():
+        raise InputError(f"there is no folder {file.parent}; make it first, or choose another")
 
 
 def load(model: str | None) -> AdaFlowPipeline:
@@ -193,8 +220,7 @@ def load(model: str | None) -> AdaFlowPipeline:
     if model is None and find_card(name).embedded:
         err.print(
             "using the embedded miniature, which understands only its own rendered world; for real footage: "
-            "adaflow models get sd21",
-            soft_wrap=True,
+            "adaflow models get sd21"
         )
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
@@ -208,19 +234,6 @@ def in_words(estimate: Estimate) -> str:
         f"about {clock(estimate.total_seconds)}, {format_bytes(estimate.host_bytes)} of memory and "
         f"{format_bytes(estimate.disk_bytes)} of disk ({format_bytes(free)} free)"
     )
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 42 s, 3 min 20 s, or 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def print_json(document: Any) -> None:
-    """One JSON document on stdout, and nothing else."""
-    print(json.dumps(document, indent=2, sort_keys=True))
 
 
 def _cached(hub: str | None) -> bool:

@@ -77,6 +77,11 @@ class Settings:
         return cls(**values)
 
     @classmethod
+    def names(cls) -> list[str]:
+        """The dotted names of all settings, in order."""
+        return [name for name, _ in cls._known()]
+
+    @classmethod
     def _known(cls) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):

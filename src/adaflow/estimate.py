@@ -153,7 +153,7 @@ def measure(run: Run) -> UnitCosts:
     backbone, config, frames, rows = run.backbone, run.config, run.plan.frames, run.plan.rows
     sites = backbone.attention_sites()
     branches: tuple[Branch, ...] = ("source", *EDITED)
-    text, z, generator = backbone.conditioning("", "", ""), _noise(run, rows), torch.Generator().manual_seed(0)
+    text, z, generator = backbone.conditioning("", "", ""), _noise(run, max(2, rows)), torch.Generator().manual_seed(0)
     record = MemoryRecord(backbone.device)
     phi = {
         level: torch.arange(_tokens(run, level)).expand(frames, -1).to(backbone.device) for level in _levels(backbone)

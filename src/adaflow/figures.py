@@ -16,7 +16,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
@@ -53,11 +52,13 @@ def yt_plot(columns: Any, partition: Partition, title: str = "One column of pixe
         extent=(0, len(pixels), len(pixels[0]), 0),
     )
     width = 1.2 if len(partition) < 100 else 0.6
-    for start in partition.starts[1:]:  # orange on white: seen on any picture
-        upper.axvline(start, color="white", linewidth=2.2 * width, alpha=0.8)
-        upper.axvline(start, color=ORANGE, linewidth=width, linestyle=(0, (4, 2)))
-    for c, clip in enumerate(partition.clips):
-        lower.add_patch(Rectangle((clip.start, 0), len(clip), 1, facecolor=BLUE if c % 2 else SKY, edgecolor="none"))
+    cuts, bottom = partition.starts[1:], len(pixels[0])
+    upper.vlines(
+        cuts, 0, bottom, color="white", linewidth=2.2 * width, alpha=0.8
+    )  # orange on white: seen on any picture
+    upper.vlines(cuts, 0, bottom, color=ORANGE, linewidth=width, linestyle=(0, (4, 2)))
+    spans = [(clip.start, len(clip)) for clip in partition.clips]
+    lower.broken_barh(spans, (0, 1), facecolors=[BLUE if c % 2 else SKY for c in range(len(spans))], edgecolors="none")
     upper.set_title(
         f"{title}: {_count(partition.frames, 'frame')}, {_count(len(partition), 'clip')}", fontsize=FONT + 1
     )
@@ -125,7 +126,7 @@ def kept_tokens_sheet(images: Sequence[Frame], counts: Any, tokens: int | None =
     ax.tick_params(labelsize=FONT - 1, bottom=True, labelbottom=True, left=not pictured, labelleft=not pictured)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    ax.set_xlabel("of keyframe j", fontsize=FONT)
+    ax.set_xlabel("… of keyframe j", fontsize=FONT)
     if keyframes <= 16:
         for i in range(keyframes):
             for j in range(keyframes):
@@ -134,19 +135,19 @@ def kept_tokens_sheet(images: Sequence[Frame], counts: Any, tokens: int | None =
     if pictured:
         above, beside = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 0])
         size = max(24, int(side * DPI * 0.85 / keyframes))
-        small = [np.asarray(Image.fromarray(_pixels(image)).resize((size, size))) for image in images]
+        small = [_tile(image, size) for image in images]
         above.imshow(np.concatenate(small, axis=1), aspect="auto", extent=(-0.5, keyframes - 0.5, 1, 0))
         beside.imshow(np.concatenate(small, axis=0), aspect="auto", extent=(0, 1, keyframes - 0.5, -0.5))
         for other in (above, beside):
             other.set(xticks=[], yticks=[])
-        beside.set_ylabel("what keyframe i keeps", fontsize=FONT)
+        beside.set_ylabel("what keyframe i keeps …", fontsize=FONT)
         beside.set_yticks(range(keyframes), [str(i) for i in range(keyframes)], fontsize=FONT - 1)
         above.set_title("Tokens kept for attention, by query keyframe (row) and source (column)", fontsize=FONT + 1)
     else:
-        ax.set_ylabel("what keyframe i keeps", fontsize=FONT)
+        ax.set_ylabel("what keyframe i keeps …", fontsize=FONT)
         ax.set_title("Tokens kept for attention, by query keyframe (row) and source (column)", fontsize=FONT + 1)
     bar = figure.colorbar(shown, ax=figure.axes, fraction=0.04, pad=0.02, format=lambda x, _: f"{100 * x:.0f} %")
-    bar.set_label("of its tokens", fontsize=FONT)
+    bar.set_label("share of keyframe j's tokens", fontsize=FONT)
     bar.ax.tick_params(labelsize=FONT - 1)
     return figure
 
@@ -225,14 +226,13 @@ def similarity_curves(scores: Any, partition: Partition, config: KeyframeConfig 
         raise ValueError(f"scores have shape {values.shape}; wanted {(partition.frames, 2)}")
     figure, ax = _axes(10, 3.4)
     frames = np.arange(partition.frames)
-    for start in partition.starts[1:]:
-        ax.axvline(start, color="#999999", linewidth=0.7, zorder=0)
     kinds = (
         ("mean", values[:, 0], config.mean_threshold, BLUE, "o", "-"),
         ("lowest window", values[:, 1], config.window_threshold, ORANGE, "s", "--"),
     )
     dots = "" if partition.frames > 1 else "."
     cuts = np.array(partition.starts[1:], dtype=int)
+    ax.vlines(cuts, 0, 1, transform=ax.get_xaxis_transform(), color="#999999", linewidth=0.7, zorder=0)
     for name, curve, threshold, colour, marker, style in kinds:
         ax.plot(frames, curve, color=colour, linewidth=1.1, linestyle=style, marker=dots, label=name)
         ax.axhline(threshold, color=colour, linewidth=0.9, linestyle=":", label=f"{name}: threshold {threshold:g}")
@@ -353,6 +353,15 @@ def _pixels(frame: Frame) -> np.ndarray:
     if pixels.dtype != np.uint8:
         raise ValueError(f"a picture is of type {pixels.dtype}; wanted uint8, or floating in [0, 1]")
     return pixels
+
+
+def _tile(frame: Frame, size: int) -> np.ndarray:
+    """A picture in the middle of a white square, with a margin."""
+    image = Image.fromarray(_pixels(frame))
+    image.thumbnail((size - 4, size - 4))
+    tile = Image.new("RGB", (size, size), "white")
+    tile.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return np.asarray(tile)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -8,6 +8,25 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone, Branch, Conditioning
+from .errors import ConfigError
+
+
+def check_grids(backbone: Backbone, steps: int, inversion_steps: int) -> None:
+    """Refuse steps that the model's timesteps have no room for, or that inversion would not come by.
+
+    Raises:
+        ConfigError: the grid leaves the model's timesteps, or sampling timesteps are missing from the inversion's.
+    """
+    scheduler, inverse = backbone.scheduler(steps), backbone.inverse_scheduler(inversion_steps)
+    most = scheduler.config.num_train_timesteps
+    wanted, there = set(scheduler.timesteps.tolist()), set(inverse.timesteps.tolist())
+    if max(wanted | there) >= most:
+        raise ConfigError(f"{max(steps, inversion_steps)} steps are too many for this model; use at most {most - 1}")
+    if not wanted <= there:
+        raise ConfigError(
+            f"{inversion_steps} inversion steps do not come by all {steps} sampling timesteps of {most}; "
+            f"use as many as sampling steps, or numbers that divide {most}"
+        )
 
 
 def invert_steps(

@@ -14,14 +14,17 @@ from .diskarray import format_bytes
 from .estimate import Estimate
 from .progress import STAGES, Progress
 
+QUIET = 60.0  # seconds between two lines of one stage where there is no terminal
+
 
 class Meter:
-    """A `ProgressCallback` that draws on a console.
+    """A `ProgressCallback` that draws bars on a terminal, and writes a line for each stage to anything else.
 
     The time left is the estimate of what is not done yet, corrected by how the estimate has done so far in this run.
     """
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._bars = Bars(
             TextColumn("{task.description:<22}"),
             BarColumn(),
@@ -29,8 +32,11 @@ class Meter:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
+            disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, float] = {}
+        self._said: dict[str, float] = {}
         self._expected: dict[str, float] = {}
         self._share: dict[str, float] = {}
         self._worked = 0.0  # estimated seconds of work done since `_started`
@@ -47,35 +53,47 @@ class Meter:
 
     def rough(self, few: Estimate, many: Estimate) -> None:
         """Say what is known before anything is computed."""
-        low, high = (e.total_seconds / 60 for e in (few, many))
-        self._bars.console.print(
-            f"{few.clips} to {many.clips} keyframes: {low:.1f} to {high:.1f} minutes, "
-            f"{format_bytes(few.disk_bytes)} to {format_bytes(many.disk_bytes)} of disk",
-            soft_wrap=True,
-        )
+        keyframes = f"{few.clips} to {many.clips} keyframes" if few.clips < many.clips else f"{few.clips} keyframes"
+        times = dict.fromkeys(clock(e.total_seconds) for e in (few, many))
+        sizes = dict.fromkeys(format_bytes(e.disk_bytes) for e in (few, many))
+        self._console.print(f"{keyframes}: {' to '.join(times)}, {' to '.join(sizes)} of disk")
 
     def expect(self, estimate: Estimate) -> None:
         """The estimate that the time left is counted from."""
         self._expected, self._worked, self._started = dict(estimate.seconds), 0.0, time.monotonic()
-        minutes = estimate.total_seconds / 60
-        self._bars.console.print(
-            f"{estimate.clips} keyframes: about {minutes:.1f} minutes, {format_bytes(estimate.host_bytes)} of memory, "
-            f"{format_bytes(estimate.disk_bytes)} of disk",
-            soft_wrap=True,
+        self._console.print(
+            f"{estimate.clips} keyframes: about {clock(estimate.total_seconds)}, "
+            f"{format_bytes(estimate.host_bytes)} of memory, {format_bytes(estimate.disk_bytes)} of disk"
         )
 
     def __call__(self, progress: Progress) -> None:
         """Show one unit of work."""
         name = progress.stage
+        share = progress.done / max(1, progress.total)
+        step, self._share[name] = share - self._share.get(name, 0.0), share
+        self._worked += step * self._expected.get(name, 0.0)
+        left = self._left() if share < 1 else ""
+        if self._bars.disable:
+            self._line(name, share, left)
+        else:
+            self._bar(name, progress, left)
+
+    def _bar(self, name: str, progress: Progress, left: str) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(STAGES[name], total=progress.total, left="")
-            self._share[name] = 0.0
-        share = progress.done / max(1, progress.total)
-        step, self._share[name] = share - self._share[name], share
-        self._worked += step * self._expected.get(name, 0.0)
-        self._bars.update(self._tasks[name], completed=progress.done, left=self._left() if share < 1 else "")
-        if share >= 1:
+        self._bars.update(self._tasks[name], completed=progress.done, left=left)
+        if progress.done >= progress.total:
             self._bars.stop_task(self._tasks[name])
+
+    def _line(self, name: str, share: float, left: str) -> None:
+        now = time.monotonic()
+        begun = self._begun.setdefault(name, now)
+        said = self._said.setdefault(name, begun)
+        if said == float("inf") or (share < 1 and now - said < QUIET):
+            return
+        self._said[name] = now if share < 1 else float("inf")
+        state = f"{share:.0%} {left}" if share < 1 else f"done in {clock(now - begun)}" if now > begun else "done"
+        self._console.print(f"{STAGES[name]}: {state}".rstrip())
 
     def _left(self) -> str:
         if not self._expected or self._worked <= 0:
@@ -84,3 +102,11 @@ class Meter:
         pace = (time.monotonic() - self._started) / self._worked
         seconds = round(remaining * pace)
         return f"{seconds // 60}:{seconds % 60:02d} left in all"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 20 s, or 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

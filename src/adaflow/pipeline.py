@@ -20,7 +20,7 @@ from .config import EditConfig, ResolvedConfig, resolve
 from .editing import Editor, Step, edit, edit_keyframes
 from .errors import ConfigError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
-from .inversion import invert
+from .inversion import check_grids, invert
 from .progress import ProgressCallback
 from .prompts import branch_prompts, check_prompt
 from .result import EditResult, Frames, Inspection, Preview, versions
@@ -108,9 +108,8 @@ class AdaFlowPipeline:
             log.warning(note)
 
         def after_step(step: Step) -> None:
-            if callback_on_step_end and (callback_on_step_end(self, step.number, step.timestep, {}) or {}).get(
-                "latents"
-            ):
+            returned = callback_on_step_end(self, step.number, step.timestep, {}) if callback_on_step_end else None
+            if returned and returned.get("latents") is not None:
                 raise ConfigError(
                     "callback_on_step_end returned latents; AdaFlow keeps them on disk and takes none back"
                 )
@@ -235,8 +234,14 @@ class AdaFlowPipeline:
             return Preview(keys, originals, frames, len(clips.clips))
 
     def resolve(self, config: EditConfig) -> ResolvedConfig:
-        """The complete settings of an edit with this model."""
-        return resolve(config, self.backbone.card.settings, self.backbone.card.kinds)
+        """The complete settings of an edit with this model.
+
+        Raises:
+            ConfigError: settings that contradict each other, or steps whose grids do not fit this model.
+        """
+        settings = resolve(config, self.backbone.card.settings, self.backbone.card.kinds)
+        check_grids(self.backbone, settings.steps, settings.inversion_steps)
+        return settings
 
     def _run(
         self,

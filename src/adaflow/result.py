@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class EditResult:
             ResourceError: the disk is full.
         """
         out, output = Path(out), self.config.output
-        check_output(out, Path(self.source.path) if self.source.path else None)
+        check_output(out, self.source.path, audio=output.audio)
         size = (self.source.height, self.source.width) if output.size == "source" else None
         metadata = {k: v for k, v in self.record.items() if k != "plan"}
         total = len(self.frames)
@@ -98,7 +97,7 @@ class EditResult:
             size=size,
             crf=output.quality,
             audio=output.audio,
-            metadata={"comment": json.dumps({"adaflow": metadata}, sort_keys=True)} if output.metadata else None,
+            metadata={"adaflow": metadata} if output.metadata else None,
             on_frame=on_frame,
         )
         return out

@@ -54,11 +54,11 @@ def extract_features(run: Run, latents: Stage) -> Stage:
     """Diffusion features of every frame: array ``features`` ``[n, h, w, d]`` fp16, not normalised."""
     config = run.config.features
     stage = run.stage("features", config.set_fields() | run.machine_key(), latents)
-    extractor = FeatureExtractor(run.backbone, config, (run.backbone.unet.config.in_channels, *run.latent_size))
-    clean = _array(latents, "latents")
-    h, w, d = extractor(clean.read(0, 1)).shape[1:]
-    features = stage.array("features", (run.frames, h, w, d), torch.float16)
     if not stage.complete:
+        extractor = FeatureExtractor(run.backbone, config, (run.backbone.unet.config.in_channels, *run.latent_size))
+        clean = _array(latents, "latents")
+        h, w, d = extractor(clean.read(0, 1)).shape[1:]
+        features = stage.array("features", (run.frames, h, w, d), torch.float16)
         from_pixels = config.input_range == "unit" or config.ensemble > 1
         size = run.plan.images if from_pixels else run.plan.rows
         batches = (

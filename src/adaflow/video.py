@@ -55,15 +55,18 @@ READABLE = (
 )
 """Formats that are opened. Playlists are not among them: a text file must not make us read other files or addresses."""
 
+UNTIMED = ("avi",)  # what FFmpeg gives as their times is guessed from the order of decoding
+
 MAX_SIDE = 16384  # pixels; larger ones are damaged headers
 MAX_PIXELS = 8192 * 8192
 DEFAULT_FPS = 30
 CRF = 17  # visually lossless
 ENCODER_THREADS = 4  # fixed: x264's output depends on their number
 X264 = {"preset": "medium", "x264-params": "mbtree=0"}
-"""Macroblock-tree is off: in x264 builds of 2025 its AVX-512 code reads memory that nobody wrote, so that the same
-frames gave other bytes from run to run. Without it bytes are the same with AVX-512, AVX2 and SSE4.2; files grow by
-3-8 %."""
+"""Macroblock-tree is off: in the x264 of PyAV 18, on processors with AVX-512, it depends on memory that nobody wrote,
+so that the same frames gave other bytes from run to run. Without it bytes were the same with AVX-512, AVX2 and SSE4.2;
+files grew by 3 and 9 % on two clips."""
+BITEXACT = cast(int, av.container.Flags.bitexact.value)  # nothing in the file that differs from run to run
 COMMENT = "comment"  # the tag that every format has, and ffprobe shows
 
 BT709 = 1  # the code of primaries, transfer and matrix alike, ITU-T H.273
@@ -79,7 +82,7 @@ SWSCALE_MATRICES = {
     10: Colorspace.BT2020,
 }
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
-WIDE_GAMUTS = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE431, ColorPrimaries.SMPTE432)
+WIDE_GAMUTS = (ColorPrimaries.BT2020, ColorPrimaries.SMPTE432)  # and P3 as screens have it
 RESAMPLING = (  # bicubic, widened when it shrinks; exact, and the same on every processor
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -250,7 +253,9 @@ def _container(path: Path) -> Iterator[InputContainer]:
     if not path.stat().st_size:
         raise InputError(f"{path} is empty; export or download it again")
     try:  # an absolute path is never taken for a protocol
-        container = av.open(str(path.absolute()), container_options={"format_whitelist": READABLE})
+        container = av.open(
+            str(path.absolute()), metadata_errors="replace", container_options={"format_whitelist": READABLE}
+        )
     except PermissionError as cause:
         raise InputError(f"{path} may not be read; change its permissions") from cause
     except (av.FFmpegError, ValueError) as cause:
@@ -318,7 +323,8 @@ def _pictures_from(
     path: Path, container: InputContainer, stream: VideoStream, start: int, timestamps: Sequence[int] | None
 ) -> Iterator[VideoFrame]:
     """The pictures from number ``start`` on, by a seek if the picture then met is the right one, else by counting."""
-    if start and timestamps is not None and start < len(timestamps):
+    timed = stream.container.format.name not in UNTIMED
+    if start and timed and timestamps is not None and start < len(timestamps):
         container.seek(timestamps[start], stream=stream)
         pictures = _pictures(path, container, stream)
         met = next((p for p in pictures if p.pts is None or p.pts >= timestamps[start]), None)
@@ -354,12 +360,13 @@ def _timing(
 ) -> tuple[Fraction, tuple[int, ...], int, Fraction, bool]:
     """Unit, timestamps, end, average rate and whether it varies.
 
-    A stream without times (raw H.264, some AVI) is given even ones from its stated rate. Where times do not increase,
+    A stream without times (AVI, raw H.264) is given even ones from its stated rate. Where times do not increase,
     which no file should have, the later frame is moved to the next unit.
     """
     stated = stream.average_rate or stream.guessed_rate or Fraction(DEFAULT_FPS)
     unit = stream.time_base
-    if unit is None or any(stamp is None for stamp in stamps):
+    untimed = stream.container.format.name in UNTIMED or any(stamp is None for stamp in stamps)
+    if unit is None or untimed:
         unit, last_duration = 1 / stated, 1
         given: Iterable[int] = range(len(stamps))
     else:
@@ -570,6 +577,8 @@ def check_output(
     if source is not None:
         if out.exists() and os.path.samefile(out, source):
             raise InputError(f"{out} is the source itself, which is never overwritten; choose another name")
+        with _opened(Path(source)):  # what is no video gets its own sentence
+            pass
         check_sound(Path(source), out.suffix, FORMATS[out.suffix.lower()], audio)
 
 
@@ -601,7 +610,8 @@ def write_video(
         fps: Frames per second where there is no source; default 30.
         crf: Quality of x264, 0 (lossless) to 51.
         audio: What becomes of the sound: see `AudioMode`.
-        metadata: Values that JSON knows; kept in the file as a JSON object under the tag ``comment``; `read_metadata` gives it back.
+        metadata: Values that JSON knows, kept in the file as one JSON object under the tag ``comment``;
+            `read_metadata` gives them back.
         on_frame: Called with the number of frames written so far; may raise to stop.
 
     Raises:
@@ -615,7 +625,7 @@ def write_video(
     first = next(pictures)
     height, width = size or first.shape[:2]
     clock = _Clock.of(source, fps)
-    with _appearing(out) as part, _output(part, out, clock.unit, metadata) as container:
+    with _appearing(out) as part, _output(part, out, clock.unit, source, metadata) as container:
         stream = _h264(container, (height + height % 2, width + width % 2), clock, crf)
         with Sound(source.path if source else None, container, audio) as sound:
             count = 0
@@ -693,7 +703,7 @@ def _sentences(out: Path) -> Iterator[None]:
     """Give a failure of the disk while writing its sentence."""
     try:
         yield
-    except OSError as cause:
+    except (OSError, av.FFmpegError) as cause:
         if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
                 f"the disk is full: {out} could not be written and nothing of it is left; "
@@ -703,15 +713,25 @@ def _sentences(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _output(part: Path, out: Path, unit: Fraction, metadata: Mapping[str, Any] | None) -> Iterator[OutputContainer]:
+def _output(
+    part: Path, out: Path, unit: Fraction, source: VideoInfo | None, metadata: Mapping[str, Any] | None
+) -> Iterator[OutputContainer]:
     """The file to be muxed into, without anything that differs from run to run; its end is written on leaving."""
     name = FORMATS[out.suffix.lower()]
-    options = {}
+    options = {"avoid_negative_ts": "disabled"}  # sound may begin before zero: nothing is shifted for it
     if name != "matroska":
-        options = {"movflags": "+faststart", "video_track_timescale": str(unit.denominator)}
+        shared = math.lcm(
+            unit.denominator, *(track.sample_rate for track in source.audio if track.sample_rate) if source else ()
+        )
+        options = {
+            "movflags": "+faststart",
+            "video_track_timescale": str(unit.denominator),
+            # the unit in which tracks are put into place; its default is the millisecond
+            "movie_timescale": str(shared if shared < 1 << 31 else unit.denominator),
+        }
     with _sentences(out):
         container = av.open(str(part.absolute()), "w", format=name, container_options=options)
-    container.flags |= av.container.Flags.bitexact.value
+    container.flags |= BITEXACT
     if metadata:
         container.metadata[COMMENT] = json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)
     try:

@@ -1,0 +1,51 @@
+"""`adaflow demo`: a rendered video, edited by the embedded model and shown beside its source."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from .config import EditConfig
+from .errors import InputError
+from .meter import Meter
+from .pipeline import AdaFlowPipeline
+from .reports import edit_report, side_by_side_film
+
+DEMO_FILM = "mixed-3"
+PROMPT_CHANGES = {"colour": "red"}
+FRAMES_PER_SECOND = 12
+
+
+def run_demo(out: Path, frames: int) -> None:
+    """Render, edit, and write `source.mp4`, `edited.mp4`, `side-by-side.mp4` and `report.html` into the folder `out`.
+
+    Raises:
+        InputError: `out` is a file, or `frames` is too few to show anything.
+    """
+    from .commands import clock, load
+    from .miniature.world import video
+    from .video import open_source, write_video
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the demo with --out")
+    if frames < 2:
+        raise InputError(f"--frames is {frames}; a video has at least 2")
+    out.mkdir(parents=True, exist_ok=True)
+    console, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    film = video(DEMO_FILM, frames)
+    target = film.edit(**PROMPT_CHANGES)
+    source = out / "source.mp4"
+    write_video(source, iter(film), fps=FRAMES_PER_SECOND)
+    err.print(f"source: {film.caption}\nprompt: {target.caption}", markup=False)
+    pipe: AdaFlowPipeline = load("miniature")
+    config = EditConfig.from_fields({"kind": "colour", "source_prompt": film.caption})
+    started = time.perf_counter()
+    with Meter(err) as meter:
+        result = pipe(source, target.caption, config=config, workspace=out / "workspace", on_progress=meter)
+        result.save(out / "edited.mp4", on_progress=meter)
+    seconds = time.perf_counter() - started
+    (out / "side-by-side.mp4").write_bytes(side_by_side_film(open_source(source), result))
+    page = edit_report(out / "report.html", source, result)
+    console.print(f"{len(result.frames)} frames edited in {clock(seconds)}; open {page}", markup=False, soft_wrap=True)
