@@ -83,7 +83,9 @@ class Backbone:
             module.requires_grad_(False).eval()
         channels = self.unet.config.in_channels
         if channels != self.vae.config.latent_channels or self.unet.config.get("addition_embed_type"):
-            raise InputError(f"{card.name} is no plain Stable Diffusion 1.x or 2.x model; those for inpainting or XL differ")
+            raise InputError(
+                f"{card.name} is no plain Stable Diffusion 1.x or 2.x model; those for inpainting or XL differ"
+            )
         scheduler = self.pipe.scheduler.config
         if scheduler.get("rescale_betas_zero_snr"):
             raise InputError(f"{card.name} was trained with zero terminal SNR, which DDIM inversion cannot start from")

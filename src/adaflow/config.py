@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -62,8 +60,10 @@ class Settings:
         known = dict(cls._known())
         for name in flat:
             if name not in known:
+                inside = [n for n in known if n.startswith(f"{name}.")]
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f"; it is a group of settings, such as {inside[0]!r}" if inside else hint
                 raise ConfigError(f"there is no setting {name!r}{hint}")
         values: dict[str, Any] = {}
         hints = typing.get_type_hints(cls)
@@ -73,7 +73,10 @@ class Settings:
             else:
                 prefix = f"{f.name}."
                 part = {n.removeprefix(prefix): v for n, v in flat.items() if n.startswith(prefix)}
-                values[f.name] = hints[f.name].from_fields(part)
+                try:
+                    values[f.name] = hints[f.name].from_fields(part)
+                except ConfigError as error:
+                    raise ConfigError(f"{prefix}{error}") from None
         return cls(**values)
 
     @classmethod
@@ -239,7 +242,10 @@ class EditConfig(Settings):
             for group in groups:
                 node = node.setdefault(group, {})
             node[last] = value
-        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+        text = str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+        if yaml.safe_load(text) != tree:  # rare characters that YAML takes for line breaks
+            text = str(yaml.safe_dump(tree, sort_keys=False))
+        return text
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -255,7 +261,11 @@ class EditConfig(Settings):
             tree = {}
         if not isinstance(tree, dict):
             raise ConfigError(f"the settings file {path} must hold 'name: value' lines")
-        return cls.from_fields(dict(_flatten(tree)))
+        groups = {f.name for f in dataclasses.fields(cls) if not f.metadata}
+        try:
+            return cls.from_fields({k: v for k, v in _flatten(tree) if v is not None or k not in groups})
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
     def over(self, other: EditConfig) -> Self:
         """These settings where they are set, `other`'s elsewhere."""
@@ -265,11 +275,6 @@ class EditConfig(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(EditConfig):
     """An `EditConfig` in which nothing is left open: the only one that the stages see. Made by `resolve`."""
-
-    def digest(self, *names: str) -> str:
-        """A hash of the named settings or groups, for the name of what depends on just these."""
-        chosen = {k: v for k, v in self.set_fields().items() if k in names or k.split(".")[0] in names}
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .attention import AttentionRecord, KeyPass, MemoryRecord, PropagationPass, attention_installed
+from .attention import AttentionRecord, KeyPass, PropagationPass, attention_installed
 from .backbone import Backbone, Branch, Conditioning
 from .config import ResolvedConfig
 from .diskarray import DiskArray
 from .injection import injected_from, injected_steps, injected_within, source_features
 from .inversion import guided
 from .keyframes import Partition
+from .record import attention_record
 from .run import Run, spans
 from .slimming import kept_tokens
 from .stages import Matches, key_features
@@ -144,53 +146,40 @@ class Editor:
         return {level: kept_tokens(features_at(level), slimming.budget, slimming) for level in levels}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What was done once for the video, before the prompt mattered.
+
+    Attributes:
+        trajectory: The inversion's latents ``[T, n, c, h, w]``, last timestep first.
+        clips: The clips; `drawn`: the keyframe of each at each step, ``[T, M]``.
+        matches: φ of every frame to the keyframes drawn for its clip.
+        features: The stage that holds the diffusion features, for the choice of kept tokens.
+    """
+
+    trajectory: DiskArray
+    clips: Partition
+    drawn: Tensor
+    matches: Matches
+    features: Stage
+
+
 def edit(
-    run: Run,
-    editor: Editor,
-    stage: Stage,
-    trajectory: DiskArray,
-    clips: Partition,
-    drawn: Tensor,
-    matches: Matches,
-    features: Stage,
-    on_step: Callable[[Step], None] | None = None,
+    run: Run, editor: Editor, stage: Stage, video: Prepared, on_step: Callable[[Step], None] | None = None
 ) -> DiskArray:
     """Denoise the whole video; two arrays on disk take turns as what a step reads and what it writes.
-
-    Args:
-        trajectory: ``[T, n, c, h, w]``, last timestep first.
-        drawn: Keyframes ``[T, M]``.
-        on_step: Called after each finished step.
 
     Returns:
         The edited clean latents ``[n, c, h, w]`` fp32.
     """
-    shape = (run.frames, *trajectory.shape[2:])
+    shape = (run.frames, *video.trajectory.shape[2:])
     buffers = [stage.array(name, shape, torch.float32) for name in ("even", "odd")]
-    total = len(editor.steps) * run.frames
+    device, total = run.backbone.device, len(editor.steps) * run.frames
     for step in editor.steps[stage.done :]:
-        source = trajectory.sub(step.number)
-        before = source if step.number == 0 else buffers[(step.number - 1) % 2]
+        before = video.trajectory.sub(0) if step.number == 0 else buffers[(step.number - 1) % 2]
         after = buffers[step.number % 2]
-
-        def one_step(
-            step: Step = step, source: DiskArray = source, before: DiskArray = before, after: DiskArray = after
-        ) -> None:
-            keys = drawn[step.number]
-            record = MemoryRecord(run.backbone.device if run.config.run.record == "device" else torch.device("cpu"))
-            kept = editor.kept(lambda level: key_features(run, features, keys, level), len(keys))
-            z, src = before.rows(keys.tolist()).float(), source.rows(keys.tolist()).float()
-            editor.edit_keys(step, z, src, keys.tolist(), kept, record)
-            for c, clip in enumerate(clips.clips):
-                for frames in spans(clip.start, clip.stop, run.plan.frames):
-                    z = before.read(frames.start, frames.stop).float()
-                    src = source.read(frames.start, frames.stop).float()
-                    phi = {k: v.to(run.backbone.device) for k, v in matches.of(c, int(keys[c]), frames).items()}
-                    noise = editor.propagate(step, z, src, frames, c, phi, record)
-                    after.write(frames.start, editor.denoise(step, noise, z).cpu())
-                    run.report("edit", step.number * run.frames + frames.stop, total)
-
-        run.fitting(one_step)
+        with attention_record(run.config, device, stage.folder) as record:
+            run.fitting(partial(one_step, run, editor, step, video, before, after, record))
         stage.advance(step.number + 1)
         if on_step:
             on_step(step)
@@ -198,6 +187,25 @@ def edit(
         stage.finish()
     run.report("edit", total, total)
     return buffers[(len(editor.steps) - 1) % 2]
+
+
+def one_step(
+    run: Run, editor: Editor, step: Step, video: Prepared, before: DiskArray, after: DiskArray, record: AttentionRecord
+) -> None:
+    """One timestep for the whole video: the keyframes jointly, then every clip's frames in runs (Section 4)."""
+    source, device = video.trajectory.sub(step.number), run.backbone.device
+    drawn = video.drawn[step.number]
+    keys = drawn.tolist()
+    kept = editor.kept(lambda level: key_features(run, video.features, drawn, level), len(keys))
+    editor.edit_keys(step, before.rows(keys).float(), source.rows(keys).float(), keys, kept, record)
+    for c, clip in enumerate(video.clips.clips):
+        for frames in spans(clip.start, clip.stop, run.plan.frames):
+            z = before.read(frames.start, frames.stop).float()
+            inverted = source.read(frames.start, frames.stop).float()
+            phi = {level: rows.to(device) for level, rows in video.matches.of(c, keys[c], frames).items()}
+            noise = editor.propagate(step, z, inverted, frames, c, phi, record)
+            after.write(frames.start, editor.denoise(step, noise, z).cpu())
+            run.report("edit", step.number * run.frames + frames.stop, len(editor.steps) * run.frames)
 
 
 def edit_keyframes(

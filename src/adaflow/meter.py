@@ -35,8 +35,8 @@ class Meter:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, float] = {}
-        self._said: dict[str, float] = {}
+        self._finished: set[str] = set()  # stages of which the last line is written
+        self._said = self._begun = time.monotonic()  # the last line; the end of the last stage
         self._expected: dict[str, float] = {}
         self._share: dict[str, float] = {}
         self._worked = 0.0  # estimated seconds of work done since `_started`
@@ -53,16 +53,16 @@ class Meter:
 
     def rough(self, few: Estimate, many: Estimate) -> None:
         """Say what is known before anything is computed."""
-        keyframes = f"{few.clips} to {many.clips} keyframes" if few.clips < many.clips else f"{few.clips} keyframes"
+        keyframes = " to ".join(dict.fromkeys(str(e.clips) for e in (few, many)))
         times = dict.fromkeys(clock(e.total_seconds) for e in (few, many))
         sizes = dict.fromkeys(format_bytes(e.disk_bytes) for e in (few, many))
-        self._console.print(f"{keyframes}: {' to '.join(times)}, {' to '.join(sizes)} of disk")
+        self._console.print(f"keyframes: {keyframes}; {' to '.join(times)}, {' to '.join(sizes)} of disk")
 
     def expect(self, estimate: Estimate) -> None:
         """The estimate that the time left is counted from."""
         self._expected, self._worked, self._started = dict(estimate.seconds), 0.0, time.monotonic()
         self._console.print(
-            f"{estimate.clips} keyframes: about {clock(estimate.total_seconds)}, "
+            f"keyframes: {estimate.clips}; about {clock(estimate.total_seconds)}, "
             f"{format_bytes(estimate.host_bytes)} of memory, {format_bytes(estimate.disk_bytes)} of disk"
         )
 
@@ -87,12 +87,15 @@ class Meter:
 
     def _line(self, name: str, share: float, left: str) -> None:
         now = time.monotonic()
-        begun = self._begun.setdefault(name, now)
-        said = self._said.setdefault(name, begun)
-        if said == float("inf") or (share < 1 and now - said < QUIET):
+        if name in self._finished or (share < 1 and now - self._said < QUIET):
             return
-        self._said[name] = now if share < 1 else float("inf")
-        state = f"{share:.0%} {left}" if share < 1 else f"done in {clock(now - begun)}" if now > begun else "done"
+        if share < 1:
+            state = f"{share:.0%} {left}"
+        else:
+            self._finished.add(name)
+            state = f"done in {clock(now - self._begun)}" if now - self._begun >= 0.5 else "done"
+            self._begun = now
+        self._said = now
         self._console.print(f"{STAGES[name]}: {state}".rstrip())
 
     def _left(self) -> str:

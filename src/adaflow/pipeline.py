@@ -17,7 +17,7 @@ from . import stages
 from .backbone import Backbone
 from .cards import ModelCard, default_model
 from .config import EditConfig, ResolvedConfig, resolve
-from .editing import Editor, Step, edit, edit_keyframes
+from .editing import Editor, Prepared, Step, edit, edit_keyframes
 from .errors import ConfigError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
 from .inversion import check_grids, invert
@@ -136,9 +136,8 @@ class AdaFlowPipeline:
         decoded = run.stage("decoded", {}, edited)
         if not decoded.complete:
             editor = Editor(self.backbone, config, self.backbone.conditioning(*texts))
-            z = edit(  # AAS and FMLP, Sections 4.2 and 4.3
-                run, editor, edited, trajectory.existing("trajectory"), clips, drawn, matches, features, after_step
-            )
+            video = Prepared(trajectory.existing("trajectory"), clips, drawn, matches, features)
+            z = edit(run, editor, edited, video, after_step)  # AAS and FMLP, Sections 4.2 and 4.3
             stages.decode(run, z, decoded)
         run.report("edit", run.frames * config.steps, run.frames * config.steps)
         run.report("decode", run.frames, run.frames)

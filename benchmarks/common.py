@@ -1,0 +1,95 @@
+"""What the benchmarks share: who ran, how memory is watched, where figures go."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaflow.result import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The machine, the versions and the date that a figure belongs to."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = f"{names[0]} x {len(names)}" if names else cpu
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit.stdout.strip(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def write(name: str, figures: dict[str, Any]) -> None:
+    """The figures as JSON beside the benchmarks, and on stdout."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine(), **figures}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)
+
+
+class PeakMemory:
+    """The most ``RssAnon + RssShmem`` of this process, sampled; the page cache is not counted."""
+
+    def __init__(self, every: float = 0.01) -> None:
+        self.bytes = 0
+        self._every, self._stop = every, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every):
+            self.bytes = max(self.bytes, anonymous_bytes())
+
+
+def anonymous_bytes() -> int:
+    """This process's memory now, page cache apart."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+
+
+class StageClock:
+    """A progress callback that adds up the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, progress: Any) -> None:
+        now = time.perf_counter()
+        self.seconds[progress.stage] = self.seconds.get(progress.stage, 0.0) + now - self._last
+        self._last = now
+
+
+def child(script: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark's own script again as a fresh process, which prints one JSON document last."""
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,494 @@
+"""Whole edits of small videos by tiny random models, against an edit of one image written out by hand."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, StableDiffusionPipeline
+from models import save_tiny, tiny_pipeline
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from adaflow import AdaFlowPipeline, EditConfig
+from adaflow import editing as editing_module
+from adaflow.config import InjectionConfig, KeyframeConfig, OutputConfig, RunConfig, SlimmingConfig
+from adaflow.errors import Cancelled, ConfigError, InputError
+from adaflow.keyframes import Clip
+from adaflow.progress import STAGES, Progress
+from adaflow.run import Geometry
+
+PROMPT, SIZE, STEPS = "a red square", (32, 48), 3
+N, LONGEST = 9, 4
+
+
+def settings(**given: Any) -> EditConfig:
+    """Three clips of 4, 4 and 1 frames, whatever a random model makes of them; two frames a run."""
+    usual = {
+        "steps": STEPS,
+        "keyframes": KeyframeConfig(longest_clip=LONGEST, mean_threshold=-1.0, window_threshold=-1.0),
+        "run": RunConfig(rows=4),
+    }
+    return EditConfig(**(usual | given))
+
+
+def video(n: int = N, size: tuple[int, int] = SIZE, seed: int = 0) -> np.ndarray:
+    """Coloured blobs that wander."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(coarse).resize((size[1] + n, size[0]), Image.Resampling.BICUBIC))
+    return np.stack([image[:, i : i + size[1]] for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def pipe() -> AdaFlowPipeline:
+    return AdaFlowPipeline.from_pipe(tiny_pipeline())
+
+
+@pytest.fixture(scope="module")
+def usual(pipe: AdaFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The undisturbed edit."""
+    return np.asarray(pipe(video(), PROMPT, config=settings(), workspace=tmp_path_factory.mktemp("usual") / "w").frames)
+
+
+def final_latents(workspace: Path, n: int, steps: int) -> Tensor:
+    """[n, 4, h, w] as the edit left them on disk."""
+    (folder,) = (workspace / "stages").glob("edit-*")
+    data = np.fromfile(folder / f"{('even', 'odd')[(steps - 1) % 2]}.bin", np.float32)
+    return torch.from_numpy(data).view(n, 4, SIZE[0] // 4, SIZE[1] // 4)
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_an_edit_gives_a_video_and_says_how(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
+    seen: list[Progress] = []
+    result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w", on_progress=seen.append)
+    assert result.frames.shape == (N, *SIZE, 3) and len(result.frames) == N
+    assert [(c.start, c.stop) for c in result.partition.clips] == [(0, 4), (4, 8), (8, 9)]
+    assert result.schedule.shape == (STEPS, 3)
+    assert all(c.start <= k < c.stop for row in result.schedule.tolist() for c, k in zip(result.partition.clips, row))
+    assert result.record["prompt"] == PROMPT and result.record["settings"]["steps"] == STEPS
+    assert result.record["plan"] == {"rows": 4, "threads": 1, "shrunk": 0}
+    assert list(dict.fromkeys(p.stage for p in seen)) == [stage for stage in STAGES if stage != "write"]
+    for stage in STAGES.keys() - {"write"}:
+        done = [p.done for p in seen if p.stage == stage]
+        assert done == sorted(done) and done[-1] == next(p.total for p in seen if p.stage == stage)
+    assert np.asarray(result.frames).tobytes() == usual.tobytes()  # and two runs give the same bytes
+    assert usual.dtype == np.uint8 and not np.array_equal(usual, video())
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_models_of_both_predictions_and_of_several_depths(kind: str, levels: int, tmp_path: Path) -> None:
+    pipe = AdaFlowPipeline.from_pipe(tiny_pipeline(levels=levels, prediction_type=kind))
+    result = pipe(video(5), PROMPT, config=settings(), workspace=tmp_path / "w")
+    assert np.asarray(result.frames).shape == (5, *SIZE, 3)
+    assert final_latents(tmp_path / "w", 5, STEPS).isfinite().all()
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_presets(pipe: AdaFlowPipeline, preset: str, tmp_path: Path, usual: np.ndarray) -> None:
+    config = settings(preset=preset, inversion_steps=STEPS, slimming=SlimmingConfig(budget=2))
+    result = pipe(video(), PROMPT, config=config, workspace=tmp_path / "w")
+    found = result.record["settings"]
+    assert found["slimming.own_tokens"] is False
+    assert found["features.ensemble"] == (8 if preset == "released" else 1)
+    assert found["inversion_steps"] == STEPS
+    frames = np.asarray(result.frames)
+    assert frames.shape == usual.shape and not np.array_equal(frames, usual)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_very_short_videos(pipe: AdaFlowPipeline, n: int, tmp_path: Path) -> None:
+    result = pipe(video(n), PROMPT, config=settings(run=RunConfig(rows=1)), workspace=tmp_path / "w")
+    assert result.frames.shape == (n, *SIZE, 3) and len(result.partition) == 1
+
+
+def test_inspect_and_preview(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    for rows in (1, 4):
+        found = pipe.inspect(video(), config=settings(run=RunConfig(rows=rows)), workspace=tmp_path / "w")
+        assert len(found.partition) == 3 and found.estimate.total_seconds > 0
+    shown = pipe.preview(video(), PROMPT, keyframes=2, config=settings(), workspace=tmp_path / "w")
+    assert shown.keys == [2, 8] and shown.clips == 3
+    assert np.array_equal(shown.source[0], video()[2]) and shown.edited[0].shape == (*SIZE, 3)
+
+
+# -- one image, by hand -----------------------------------------------------------------------------------------------
+
+
+class OwnAttention:
+    """Self-attention in which later rows may take the first row's queries and keys."""
+
+    def __init__(self, inject: bool) -> None:
+        self.inject = inject
+
+    def __call__(self, attn: Any, x: Tensor, encoder_hidden_states: Any = None, attention_mask: Any = None) -> Tensor:
+        asked = x[:1].expand_as(x) if self.inject else x
+        q, k, v = attn.to_q(asked), attn.to_k(asked), attn.to_v(x)
+        q, k, v = (y.view(len(x), -1, attn.heads, y.shape[-1] // attn.heads).transpose(1, 2) for y in (q, k, v))
+        return attn.to_out[0](scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
+
+
+class FirstRowOnly(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.on = inner, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x)
+        return out[:1].expand_as(out) if self.on else out
+
+
+def plug_and_play(pipe: StableDiffusionPipeline, image: np.ndarray, config: EditConfig, kind: str) -> Tensor:
+    """PnP on one image [H, W, 3] with a model of three levels: clean latents. No hooks, nothing of AdaFlow's."""
+    unet, steps = copy.deepcopy(pipe.unet), config.steps
+    unet.set_attn_processor(
+        {name: OwnAttention(False) if "attn1" in name else p for name, p in unet.attn_processors.items()}
+    )
+    queries = [name for name in unet.attn_processors if "up_blocks" in name and "attn1" in name]
+    queries = [name for name in queries if not name.startswith("up_blocks.1.attentions.0")]
+    resnet = unet.up_blocks[1].resnets[1]
+    resnet.conv2 = FirstRowOnly(resnet.conv2)
+    text = torch.cat([pipe.encode_prompt(t, "cpu", 1, False)[0] for t in ("a photo", "bad", PROMPT)])
+    with torch.no_grad():
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+        z = pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+        inverse = DDIMInverseScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading")
+        inverse.set_timesteps(steps)
+        source = {}
+        for t in inverse.timesteps:
+            z = inverse.step(unet(z, t, text[:1]).sample, t, z).prev_sample
+            source[int(t)] = z.half().float()  # kept on disk in half precision
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        alphas = (1 - betas).cumprod(0)
+        times = sorted(source, reverse=True)
+        x = source[times[0]]
+        for number, t in enumerate(times):
+            inject_features = number < int(config.injection.features * steps)
+            inject_queries = number < int(config.injection.attention * steps)
+            resnet.conv2.on = inject_features
+            for name in queries:
+                unet.get_submodule(name.removesuffix(".processor")).processor.inject = inject_queries
+            out = unet(torch.cat([source[t], x, x]), t, text).sample
+            out = (out[1:2] + config.guidance_scale * (out[2:] - out[1:2])).double()
+            a, b = alphas[t], alphas[times[number + 1]] if number + 1 < steps else alphas[0]
+            if kind == "epsilon":
+                epsilon, clean = out, (x - (1 - a).sqrt() * out) / a.sqrt()
+            else:
+                epsilon, clean = a.sqrt() * out + (1 - a).sqrt() * x, a.sqrt() * x - (1 - a).sqrt() * out
+            x = (b.sqrt() * clean + (1 - b).sqrt() * epsilon).float()
+    return x
+
+
+def by_hand_settings(**given: Any) -> EditConfig:
+    injection = InjectionConfig(features=0.75, attention=0.5)
+    return settings(
+        steps=4, guidance_scale=3.0, negative_prompt="bad", source_prompt="a photo", injection=injection, **given
+    )
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_one_frame_is_plug_and_play_on_an_image(kind: str, tmp_path: Path) -> None:
+    made = tiny_pipeline(prediction_type=kind)
+    config, image = by_hand_settings(), video(1)
+    result = AdaFlowPipeline.from_pipe(made)(image, PROMPT, config=config, workspace=tmp_path / "w")
+    expected = plug_and_play(made, image[0], config, kind)
+    found = final_latents(tmp_path / "w", 1, 4)
+    print(f"n = 1 against PnP by hand, {kind}: {(found - expected).abs().max():.2e} of {expected.abs().max():.2f}")
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    with torch.no_grad():
+        pixels = made.vae.decode(found / made.vae.config.scaling_factor).sample[0].permute(1, 2, 0)
+    shown = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().numpy().astype(int)
+    assert np.abs(shown - result.frames[0].astype(int)).max() <= 1
+
+
+def test_in_a_still_video_every_frame_is_its_keyframe(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    """All frames are the keyframe, so each must come out as the edit of that one image alone."""
+    still = np.repeat(video(1), 4, axis=0)
+    config = by_hand_settings()
+    result = pipe(still, PROMPT, config=config, workspace=tmp_path / "w")
+    assert len(result.partition) == 1
+    latents = final_latents(tmp_path / "w", 4, 4)
+    expected = plug_and_play(pipe.backbone.pipe, still[0], config, "epsilon")
+    assert (latents - latents[:1]).abs().max() < 1e-3
+    assert (latents - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+# -- determinism ------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_propagation_runs_does_not_matter(
+    pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[int] = []
+
+    def clips_backwards(items: Any) -> Any:
+        numbered = list(builtins.enumerate(items))
+        return reversed(numbered) if isinstance(items, tuple) and isinstance(items[0], Clip) else numbered
+
+    runs = editing_module.spans
+    monkeypatch.setattr(editing_module, "enumerate", clips_backwards, raising=False)
+    monkeypatch.setattr(editing_module, "spans", lambda *a: reversed(list(runs(*a))))
+    propagate = editing_module.Editor.propagate
+
+    def noted(self: Any, step: Any, z: Tensor, source: Tensor, frames: range, *rest: Any) -> Tensor:
+        order.append(frames.start)
+        return propagate(self, step, z, source, frames, *rest)
+
+    monkeypatch.setattr(editing_module.Editor, "propagate", noted)
+    result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
+    assert order == STEPS * [8, 6, 4, 2, 0]
+    assert np.asarray(result.frames).tobytes() == usual.tobytes()
+
+
+def test_the_generators_seed_is_used(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
+    def run(seed: int | None, config: EditConfig, name: str) -> Any:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return pipe(video(), PROMPT, config=config, generator=generator, workspace=tmp_path / name)
+
+    by_generator, by_config = run(5, settings(), "a"), run(None, settings(seed=5), "b")
+    assert np.array_equal(by_generator.frames, by_config.frames)
+    assert torch.equal(by_generator.schedule, by_config.schedule)
+    assert by_generator.record["settings"]["seed"] == 5
+    again = run(0, settings(seed=7), "a")  # the argument goes before the config; the stages are found
+    assert np.asarray(again.frames).tobytes() == usual.tobytes()
+    assert not torch.equal(by_generator.schedule, again.schedule)
+
+
+def stage_folders(workspace: Path) -> dict[str, bytes]:
+    return {p.name: b"".join(f.read_bytes() for f in sorted(p.glob("*.bin"))) for p in (workspace / "stages").iterdir()}
+
+
+def test_another_prompt_reuses_everything_done_once(
+    pipe: AdaFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
+    before = stage_folders(tmp_path / "w")
+    calls: Counter[int] = Counter()
+    predict = pipe.backbone.predict
+
+    def counted(latents: Tensor, *rest: Any) -> Tensor:
+        calls[len(latents)] += 1
+        return predict(latents, *rest)
+
+    monkeypatch.setattr(pipe.backbone, "predict", counted)
+    seen: list[Progress] = []
+    second = pipe(video(), "a blue circle", config=settings(), workspace=tmp_path / "w", on_progress=seen.append)
+    after = stage_folders(tmp_path / "w")
+    assert sorted(name.split("-")[0] for name in after.keys() - before.keys()) == ["decoded", "edit"]
+    assert all(after[name] == content for name, content in before.items())
+    for stage in ("encode", "features", "partition", "invert", "match"):
+        assert [(p.done, p.total) for p in seen if p.stage == stage] == 1 * [(seen_total(seen, stage),) * 2]
+    # 3 steps, the first 2 with the source: key passes of 9 and 6 rows; 5 runs, of 2, 2, 2, 2 and 1 frames
+    assert calls == {9: 2, 6: 1, 4: 4 * 3, 2: 1 * 3 + 4 * 2, 1: 1 * 2}
+    calls.clear()
+    third = pipe(video(), "a blue circle", config=settings(), workspace=tmp_path / "w")
+    assert not calls
+    assert np.array_equal(second.frames, third.frames)
+
+
+def seen_total(seen: list[Progress], stage: str) -> int:
+    return next(p.total for p in seen if p.stage == stage)
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "write"])
+@pytest.mark.parametrize("late", [False, True])
+def test_cancelled_in_any_stage_it_resumes_to_the_same_bytes(
+    pipe: AdaFlowPipeline, stage: str, late: bool, tmp_path: Path, usual: np.ndarray
+) -> None:
+    reports = 0
+
+    def stop(progress: Progress) -> None:
+        nonlocal reports
+        if progress.stage == stage:
+            reports += 1
+            if not late or progress.done > progress.total / 2:
+                raise Cancelled("enough")
+
+    threads = torch.get_num_threads()
+    with pytest.raises(Cancelled, match="enough"):
+        pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w", on_progress=stop)
+    assert torch.get_num_threads() == threads
+    assert all(not m._forward_hooks for m in pipe.backbone.unet.modules())
+    seen: list[Progress] = []
+    result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w", on_progress=seen.append)
+    assert np.asarray(result.frames).tobytes() == usual.tobytes()
+    before = list(STAGES)[: list(STAGES).index(stage)]
+    assert all(sum(p.stage == name for p in seen) == 1 for name in before)  # found, not made again
+    if late and stage in ("encode", "features", "edit", "decode"):
+        assert sum(p.stage == stage for p in seen) < 1 + seen_units(stage)
+
+
+def seen_units(stage: str) -> int:
+    return {"encode": N, "features": 3, "edit": 5 * STEPS, "decode": N}[stage]
+
+
+# -- callbacks --------------------------------------------------------------------------------------------------------
+
+
+def test_the_callback_is_called_after_each_step(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    calls: list[tuple[Any, int, int, dict[str, Any]]] = []
+
+    def callback(*given: Any) -> dict[str, Any]:
+        calls.append(given)
+        return {}
+
+    pipe(video(3), PROMPT, config=settings(), workspace=tmp_path / "w", callback_on_step_end=callback)
+    assert calls == [(pipe, 0, 667, {}), (pipe, 1, 334, {}), (pipe, 2, 1, {})]
+
+
+def test_latents_that_a_callback_returns_are_refused(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="returned latents"):
+        pipe(
+            video(3),
+            PROMPT,
+            config=settings(),
+            workspace=tmp_path / "w",
+            callback_on_step_end=lambda *_: {"latents": torch.zeros(3, 4, 8, 12)},
+        )
+
+
+def test_prompts_and_workspaces_that_cannot_be_used_are_refused(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prompt is empty"):
+        pipe(video(3), "  ", workspace=tmp_path / "w")
+    pipe(video(1), PROMPT, config=settings(), workspace=tmp_path / "w")
+    with pytest.raises(InputError, match="belongs to something else"):
+        pipe(video(1, seed=1), PROMPT, config=settings(), workspace=tmp_path / "w")
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_folder_gives_the_same_bytes(tmp_path: Path, usual: np.ndarray) -> None:
+    folder = save_tiny(tmp_path / "model")
+    pipe = AdaFlowPipeline.from_pretrained(folder, device="cpu", torch_dtype=torch.float32)
+    assert np.asarray(pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w").frames).tobytes() == (
+        usual.tobytes()
+    )
+
+
+def test_a_pipeline_with_a_lora_is_used_as_it_is(tmp_path: Path, usual: np.ndarray) -> None:
+    peft = pytest.importorskip("peft", reason="LoRA needs the optional package peft")
+    made = tiny_pipeline()
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "to_v", "to_out.0"], init_lora_weights=False)
+    made.unet.add_adapter(lora)
+    pipe = AdaFlowPipeline.from_pipe(made)
+    config = by_hand_settings()
+    image = video(1)
+    pipe(image, PROMPT, config=config, workspace=tmp_path / "one")
+    expected = plug_and_play(made, image[0], config, "epsilon")
+    assert (final_latents(tmp_path / "one", 1, 4) - expected).abs().max() < 1e-3 * expected.abs().max()
+
+    first = np.asarray(pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w").frames)
+    assert not np.array_equal(first, usual)
+    made.unet.disable_adapters()
+    without = AdaFlowPipeline.from_pipe(made)  # another model, so nothing of the first is found in the workspace
+    again = np.asarray(without(video(), PROMPT, config=settings(), workspace=tmp_path / "w").frames)
+    assert again.tobytes() == usual.tobytes()
+
+
+def test_a_model_of_another_kind_is_refused() -> None:
+    made = tiny_pipeline()
+    wider = nn.Conv2d(9, 16, 3, padding=1)
+    made.unet.conv_in = wider
+    made.unet.register_to_config(in_channels=9)
+    with pytest.raises(InputError, match="inpainting"):
+        AdaFlowPipeline.from_pipe(made)
+
+
+# -- frames and geometry ------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_read_as_they_are_asked_for(
+    pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w").frames
+    assert np.array_equal(frames[0], usual[0]) and np.array_equal(frames[-1], usual[-1])
+    assert np.array_equal(frames[np.int64(3)], usual[3])
+    for part in (slice(2, 5), slice(None, None, 2), slice(5, 2, -1), slice(3, 3), slice(-2, 100)):
+        assert np.array_equal(frames[part], usual[part])
+    assert [np.array_equal(a, b) for a, b in zip(frames, usual, strict=True)] == N * [True]
+    assert np.asarray(frames).shape == usual.shape and np.asarray(frames, dtype=np.float32).dtype == np.float32
+    for outside in (N, -N - 1):
+        with pytest.raises(IndexError):
+            frames[outside]
+    reads: list[int] = []
+    read = frames._array.read
+    monkeypatch.setattr(frames._array, "read", lambda start, stop: (reads.append(stop - start), read(start, stop))[1])
+    next(iter(frames))
+    assert reads == [1]
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [("none", set()), ("edit", {"edit", "decoded"}), ("all", {"edit", "decoded", "latents", "plan"})]
+)
+def test_what_is_kept(
+    pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray, keep: str, left: set[str]
+) -> None:
+    result = pipe(video(), PROMPT, config=settings(output=OutputConfig(keep=keep)), workspace=tmp_path / "w")
+    names = {name.split("-")[0] for name in stage_folders(tmp_path / "w")}
+    assert names == left if keep != "all" else names > left
+    assert np.array_equal(result.frames, usual)  # also where the file is gone
+    result.save(tmp_path / "out.mp4")
+    again = pipe(video(), PROMPT, config=settings(output=OutputConfig(keep=keep)), workspace=tmp_path / "w")
+    assert np.array_equal(again.frames, usual)
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "content"),
+    [
+        ((37, 53), {}, (32, 46)),
+        ((53, 37), {}, (46, 32)),
+        ((37, 53), {"height": 21}, (20, 30)),
+        ((37, 53), {"width": 30}, (20, 30)),
+        ((37, 53), {"height": 26, "width": 34}, (26, 34)),
+    ],
+)
+def test_odd_sizes_come_back_with_their_content(
+    pipe: AdaFlowPipeline, tmp_path: Path, size: tuple[int, int], given: dict[str, int], content: tuple[int, int]
+) -> None:
+    result = pipe(video(2, size), PROMPT, config=settings(steps=1), workspace=tmp_path / "w", **given)
+    assert result.frames.shape == (2, *content, 3) and result.frames[0].shape == (*content, 3)
+    from adaflow.video import probe
+
+    for output, expected in (("model", content), ("source", tuple(side + side % 2 for side in size))):
+        config = settings(steps=1, output=OutputConfig(size=output))
+        out = pipe(video(2, size), PROMPT, config=config, workspace=tmp_path / "w", **given).save(tmp_path / "out.mp4")
+        info = probe(out)
+        assert (info.height, info.width) == expected and info.frames == 2
+
+
+def test_padding_repeats_the_border() -> None:
+    geometry = Geometry(content=(3, 4), padded=(5, 8))
+    frames = torch.arange(2 * 3 * 4 * 3).view(2, 3, 4, 3)
+    padded = geometry.pad(frames)
+    expected = np.pad(frames.numpy(), ((0, 0), (0, 2), (0, 4), (0, 0)), mode="edge")
+    assert np.array_equal(padded.numpy(), expected)
+    assert torch.equal(Geometry((3, 4), (3, 4)).pad(frames), frames)
+
+
+def test_the_saved_video_says_how_it_was_made(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    from adaflow.video import read_metadata
+
+    result = pipe(video(2), PROMPT, config=settings(steps=1), workspace=tmp_path / "w")
+    written: list[Progress] = []
+    found = read_metadata(result.save(tmp_path / "out.mp4", on_progress=written.append))["adaflow"]
+    assert found["prompt"] == PROMPT and found["settings"]["steps"] == 1 and "torch" in found["versions"]
+    assert [(p.stage, p.done, p.total) for p in written] == [("write", 1, 2), ("write", 2, 2)]
+    config = settings(steps=1, output=OutputConfig(metadata=False))
+    silent = pipe(video(2), PROMPT, config=config, workspace=tmp_path / "w").save(tmp_path / "silent.mp4")
+    assert read_metadata(silent) == {}
+
+
+def test_images_and_arrays_are_the_same_video(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
+    images = [Image.fromarray(frame) for frame in video()]
+    assert np.array_equal(pipe(images, PROMPT, config=settings(), workspace=tmp_path / "w").frames, usual)
