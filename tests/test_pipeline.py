@@ -49,6 +49,7 @@ def video(n: int = N, size: tuple[int, int] = SIZE, seed: int = 0) -> np.ndarray
 
 @pytest.fixture(scope="module")
 def pipe() -> AdaFlowPipeline:
+    torch.set_num_threads(1)  # what is made once per module is made before each test's own fixtures
     return AdaFlowPipeline.from_pipe(tiny_pipeline())
 
 
