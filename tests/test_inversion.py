@@ -77,9 +77,7 @@ def test_sample_equals_ddim_written_out(kind: str) -> None:
     backbone = make(kind)
     text, seen = texts(backbone), []
     x = noise(1, *LATENT).double()
-    found = sample(
-        backbone, noise(1, *LATENT), text, 4, guidance_scale=3.0, on_step=lambda t, z: seen.append((t, z))
-    )
+    found = sample(backbone, noise(1, *LATENT), text, 4, guidance_scale=3.0, on_step=lambda t, z: seen.append((t, z)))
     for t, z in seen:
         negative, prompt = (backbone.predict(x.float(), t, text.rows([0], b)).double() for b in ("negative", "prompt"))
         there = ALPHAS[t - 250] if t >= 250 else ALPHAS[0]
@@ -133,7 +131,7 @@ def test_guidance_is_linear_between_the_branches() -> None:
     assert (guided(both, 3.0) - (3 * both[2:] - 2 * both[:2])).abs().max() < 1e-5
 
 
-# -- grids --------------------------------------------------------------------------------------------------------------
+# -- grids -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 25, 50, 100])

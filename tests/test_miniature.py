@@ -244,7 +244,7 @@ def test_weights_are_small_and_half_precision() -> None:
 
 
 def test_classifier_reads_held_out_renders() -> None:
-    scenes = [random_scene(seed, "test", objects=1) for seed in range(96)]
+    scenes = [random_scene(seed, "test", objects=1) for seed in range(64)]
     found = AttributeClassifier.load().classify(np.stack([render(scene) for scene in scenes]))
     truth = {
         "object": [s.objects[0].kind for s in scenes],

@@ -19,11 +19,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow import editing as editing_module
-from adaflow.config import InjectionConfig, KeyframeConfig, OutputConfig, RunConfig, SlimmingConfig
-from adaflow.errors import Cancelled, ConfigError, InputError
+from adaflow.config import InjectionConfig, KeyframeConfig, OutputConfig, RunConfig, SlimmingConfig, resolve
+from adaflow.errors import Cancelled, ConfigError, InputError, ResourceError
 from adaflow.keyframes import Clip
 from adaflow.progress import STAGES, Progress
 from adaflow.run import Geometry
+from adaflow.slimming import kept_tokens
 
 PROMPT, SIZE, STEPS = "a red square", (32, 48), 3
 N, LONGEST = 9, 4
@@ -66,7 +67,7 @@ def final_latents(workspace: Path, n: int, steps: int) -> Tensor:
     return torch.from_numpy(data).view(n, 4, SIZE[0] // 4, SIZE[1] // 4)
 
 
-# -- the whole --------------------------------------------------------------------------------------------------------
+# -- the whole -------------------------------------------------------------------------------------------------------
 
 
 def test_an_edit_gives_a_video_and_says_how(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
@@ -75,7 +76,11 @@ def test_an_edit_gives_a_video_and_says_how(pipe: AdaFlowPipeline, tmp_path: Pat
     assert result.frames.shape == (N, *SIZE, 3) and len(result.frames) == N
     assert [(c.start, c.stop) for c in result.partition.clips] == [(0, 4), (4, 8), (8, 9)]
     assert result.schedule.shape == (STEPS, 3)
-    assert all(c.start <= k < c.stop for row in result.schedule.tolist() for c, k in zip(result.partition.clips, row))
+    assert all(
+        c.start <= k < c.stop
+        for row in result.schedule.tolist()
+        for c, k in zip(result.partition.clips, row, strict=True)
+    )
     assert result.record["prompt"] == PROMPT and result.record["settings"]["steps"] == STEPS
     assert result.record["plan"] == {"rows": 4, "threads": 1, "shrunk": 0}
     assert list(dict.fromkeys(p.stage for p in seen)) == [stage for stage in STAGES if stage != "write"]
@@ -122,7 +127,7 @@ def test_inspect_and_preview(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
     assert np.array_equal(shown.source[0], video()[2]) and shown.edited[0].shape == (*SIZE, 3)
 
 
-# -- one image, by hand -----------------------------------------------------------------------------------------------
+# -- one image, by hand ----------------------------------------------------------------------------------------------
 
 
 class OwnAttention:
@@ -223,7 +228,64 @@ def test_in_a_still_video_every_frame_is_its_keyframe(pipe: AdaFlowPipeline, tmp
     assert (latents - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
-# -- determinism ------------------------------------------------------------------------------------------------------
+def test_each_run_is_given_its_frames_matches_and_source(
+    pipe: AdaFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reaches the propagation, against features and trajectory on disk and cosines in float64."""
+    given: list[tuple[Any, ...]] = []
+    propagate = editing_module.Editor.propagate
+
+    def noted(self: Any, *rest: Any) -> Tensor:
+        given.append(rest[:-1])
+        return propagate(self, *rest)
+
+    monkeypatch.setattr(editing_module.Editor, "propagate", noted)
+    result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
+    features = read(tmp_path / "w", "features", "features", np.float16, (N, 8, 12, -1)).double()
+    trajectory = read(tmp_path / "w", "trajectory", "trajectory", np.float16, (STEPS, N, 4, 8, 12)).float()
+    covered = []
+    for step, _, source, frames, clip, matches in given:
+        assert torch.equal(source, trajectory[step.number, frames.start : frames.stop])
+        covered += [(step.number, frame) for frame in frames]
+        key = int(result.schedule[step.number, clip])
+        assert set(matches) == {0, 1, 2}
+        for level, phi in matches.items():
+            unit = torch.nn.functional.interpolate(
+                features.permute(0, 3, 1, 2), pipe.backbone.grid((8, 12), level), mode="bilinear"
+            )
+            unit = torch.nn.functional.normalize(unit.flatten(2), dim=1)  # [n, d, N]
+            for row, frame in zip(phi.long(), frames, strict=True):
+                cosine = unit[frame].T @ unit[key]
+                assert (cosine.gather(1, row[:, None])[:, 0] > cosine.amax(1) - 1e-5).all()
+                assert frame != key or torch.equal(row, torch.arange(len(row)))
+    assert sorted(covered) == [(step, frame) for step in range(STEPS) for frame in range(N)]
+
+
+def test_keyframes_are_slimmed_above_the_budget(pipe: AdaFlowPipeline) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = {level: torch.randn(5, n, 6, generator=generator) for level, n in ((0, 96), (1, 24), (2, 6))}
+
+    def kept(**slimming: Any) -> dict[int, Tensor]:
+        config = resolve(EditConfig(steps=2, slimming=SlimmingConfig(**slimming)))
+        editor = editing_module.Editor(pipe.backbone, config, pipe.backbone.conditioning("", "", ""))
+        return editor.kept(features.__getitem__, 5)
+
+    assert kept(budget=5) == kept(budget=14) == {}
+    for own in (True, False):
+        found = kept(budget=2, own_tokens=own)
+        assert {level: tuple(k.shape) for level, k in found.items()} == {0: (5, 192), 1: (5, 48), 2: (5, 12)}
+        for level, chosen in found.items():
+            expected = kept_tokens(features[level], 2, SlimmingConfig(own_tokens=own))
+            assert torch.equal(chosen, expected)
+    assert len(kept(budget=4, count="released")) == 3
+
+
+def read(workspace: Path, stage: str, name: str, dtype: Any, shape: tuple[int, ...]) -> Tensor:
+    (folder,) = (workspace / "stages").glob(f"{stage}-*")
+    return torch.from_numpy(np.fromfile(folder / f"{name}.bin", dtype)).view(*shape)
+
+
+# -- determinism -----------------------------------------------------------------------------------------------------
 
 
 def test_the_order_of_propagation_runs_does_not_matter(
@@ -248,6 +310,35 @@ def test_the_order_of_propagation_runs_does_not_matter(
     result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
     assert order == STEPS * [8, 6, 4, 2, 0]
     assert np.asarray(result.frames).tobytes() == usual.tobytes()
+
+
+def test_out_of_memory_halves_the_plan_for_good(
+    pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propagate, tried = editing_module.Editor.propagate, []
+
+    def fails(self: Any, step: Any, z: Tensor, source: Tensor, frames: range, *rest: Any) -> Tensor:
+        tried.append((step.number, len(frames)))
+        if len(frames) > 1 and step.number == 1:
+            raise torch.OutOfMemoryError("no room")
+        return propagate(self, step, z, source, frames, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(editing_module.Editor, "propagate", fails)
+        result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
+    assert result.record["plan"] == {"rows": 2, "threads": 1, "shrunk": 1}
+    assert [length for _, length in tried] == [2, 2, 2, 2, 1, 2] + 2 * N * [1]
+    assert np.abs(np.asarray(result.frames).astype(int) - usual).max() <= 2
+    again = pipe(video(), "a blue circle", config=settings(), workspace=tmp_path / "w")
+    assert again.record["plan"] == result.record["plan"]
+    monkeypatch.setattr(editing_module.Editor, "propagate", fails)
+    monkeypatch.setattr(editing_module.Editor, "edit_keys", lambda *_: fails(None, Step1(), None, None, range(2)))
+    with pytest.raises(ResourceError, match="lower --height"):
+        pipe(video(), "a green circle", config=settings(), workspace=tmp_path / "w")
+
+
+class Step1:
+    number = 1
 
 
 def test_the_generators_seed_is_used(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
@@ -301,38 +392,32 @@ def seen_total(seen: list[Progress], stage: str) -> int:
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "write"])
-@pytest.mark.parametrize("late", [False, True])
-def test_cancelled_in_any_stage_it_resumes_to_the_same_bytes(
-    pipe: AdaFlowPipeline, stage: str, late: bool, tmp_path: Path, usual: np.ndarray
+def test_cancelled_twice_in_any_stage_it_resumes_to_the_same_bytes(
+    pipe: AdaFlowPipeline, stage: str, tmp_path: Path, usual: np.ndarray
 ) -> None:
-    reports = 0
-
-    def stop(progress: Progress) -> None:
-        nonlocal reports
-        if progress.stage == stage:
-            reports += 1
-            if not late or progress.done > progress.total / 2:
+    def edit(stop_at: float, seen: list[Progress]) -> Any:
+        def stop(progress: Progress) -> None:
+            seen.append(progress)
+            if progress.stage == stage and progress.done > stop_at * progress.total:
                 raise Cancelled("enough")
 
+        return pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w", on_progress=stop)
+
     threads = torch.get_num_threads()
-    with pytest.raises(Cancelled, match="enough"):
-        pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w", on_progress=stop)
-    assert torch.get_num_threads() == threads
-    assert all(not m._forward_hooks for m in pipe.backbone.unet.modules())
+    for stop_at in (0.0, 0.5):
+        with pytest.raises(Cancelled, match="enough"):
+            edit(stop_at, [])
+        assert torch.get_num_threads() == threads
+        assert all(not m._forward_hooks for m in pipe.backbone.unet.modules())
     seen: list[Progress] = []
-    result = pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w", on_progress=seen.append)
-    assert np.asarray(result.frames).tobytes() == usual.tobytes()
+    assert np.asarray(edit(2.0, seen).frames).tobytes() == usual.tobytes()
     before = list(STAGES)[: list(STAGES).index(stage)]
-    assert all(sum(p.stage == name for p in seen) == 1 for name in before)  # found, not made again
-    if late and stage in ("encode", "features", "edit", "decode"):
-        assert sum(p.stage == stage for p in seen) < 1 + seen_units(stage)
+    assert all(p.done == p.total for p in seen if p.stage in before)  # found, not made again
+    if stage in ("encode", "features", "edit", "decode"):  # units before the last cancellation are not done again
+        assert next(p for p in seen if p.stage == stage).done > 1 + (stage != "encode")
 
 
-def seen_units(stage: str) -> int:
-    return {"encode": N, "features": 3, "edit": 5 * STEPS, "decode": N}[stage]
-
-
-# -- callbacks --------------------------------------------------------------------------------------------------------
+# -- callbacks -------------------------------------------------------------------------------------------------------
 
 
 def test_the_callback_is_called_after_each_step(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
@@ -365,15 +450,20 @@ def test_prompts_and_workspaces_that_cannot_be_used_are_refused(pipe: AdaFlowPip
         pipe(video(1, seed=1), PROMPT, config=settings(), workspace=tmp_path / "w")
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_folder_gives_the_same_bytes(tmp_path: Path, usual: np.ndarray) -> None:
+def test_a_saved_folder(tmp_path: Path, usual: np.ndarray) -> None:
+    """Each load gives the same bytes. A model in memory may differ in the last bit: a file's tensors are aligned
+    otherwise, and the processor then takes other paths through the same sums."""
     folder = save_tiny(tmp_path / "model")
-    pipe = AdaFlowPipeline.from_pretrained(folder, device="cpu", torch_dtype=torch.float32)
-    assert np.asarray(pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w").frames).tobytes() == (
-        usual.tobytes()
-    )
+    frames = []
+    for name in ("a", "b"):
+        pipe = AdaFlowPipeline.from_pretrained(folder, device="cpu", torch_dtype=torch.float32)
+        frames.append(np.asarray(pipe(video(), PROMPT, config=settings(), workspace=tmp_path / name).frames))
+    assert frames[0].tobytes() == frames[1].tobytes()
+    difference = np.abs(frames[0].astype(int) - usual)
+    assert difference.max() <= 2 and (difference > 0).mean() < 0.01
 
 
 def test_a_pipeline_with_a_lora_is_used_as_it_is(tmp_path: Path, usual: np.ndarray) -> None:
@@ -406,7 +496,7 @@ def test_a_model_of_another_kind_is_refused() -> None:
         AdaFlowPipeline.from_pipe(made)
 
 
-# -- frames and geometry ------------------------------------------------------------------------------------------------
+# -- frames and geometry ---------------------------------------------------------------------------------------------
 
 
 def test_frames_are_read_as_they_are_asked_for(
@@ -432,9 +522,7 @@ def test_frames_are_read_as_they_are_asked_for(
 @pytest.mark.parametrize(
     ("keep", "left"), [("none", set()), ("edit", {"edit", "decoded"}), ("all", {"edit", "decoded", "latents", "plan"})]
 )
-def test_what_is_kept(
-    pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray, keep: str, left: set[str]
-) -> None:
+def test_what_is_kept(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray, keep: str, left: set[str]) -> None:
     result = pipe(video(), PROMPT, config=settings(output=OutputConfig(keep=keep)), workspace=tmp_path / "w")
     names = {name.split("-")[0] for name in stage_folders(tmp_path / "w")}
     assert names == left if keep != "all" else names > left

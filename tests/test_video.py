@@ -9,8 +9,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from video_files import HEIGHT, KINDS, PATCHES, WIDTH, N, Sound, make, make_kind, patch, picture
 
 from adaflow.errors import ConfigError, InputError, ResourceError
@@ -19,7 +17,6 @@ from adaflow.video import (
     FileSource,
     check_output,
     fingerprint,
-    fit_size,
     open_source,
     probe,
     read_frames,
@@ -232,7 +229,7 @@ def test_damage_in_the_middle_never_makes_counts_differ(tmp_path: Path) -> None:
 def test_fingerprint_is_of_the_content(files: dict[str, Path], tmp_path: Path) -> None:
     path = files["plain"]
     assert fingerprint(path) == sha256(path.read_bytes()).hexdigest() == FileSource(path).fingerprint()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no file"):
         fingerprint(tmp_path / "nothing")
 
 
@@ -432,36 +429,7 @@ def test_output_is_checked_before_any_work(files: dict[str, Path], tmp_path: Pat
         check_output(tmp_path / "out.mp4")
 
 
-# --- Sizes and sources -----------------------------------------------------------------------------------------------
-
-side = st.integers(1, 8192)
-
-
-@given(side, side, st.sampled_from([1, 2, 8, 64]), st.integers(1, 1 << 22))
-def test_fitted_area_keeps_the_aspect_ratio(width: int, height: int, multiple: int, area: int) -> None:
-    """Each side is within half a multiple of the exact one, or the least there is."""
-    fitted_height, fitted_width = fit_size(width, height, multiple=multiple, target_area=area)
-    scale = (area / (width * height)) ** 0.5
-    for fitted, exact in ((fitted_height, height * scale), (fitted_width, width * scale)):
-        assert fitted > 0 and fitted % multiple == 0
-        assert abs(fitted - exact) <= multiple / 2 + 1e-6 or fitted == multiple
-
-
-@given(side, side, st.sampled_from([1, 2, 8, 64]), st.tuples(side, side))
-def test_fitted_size_stays_inside(width: int, height: int, multiple: int, limit: tuple[int, int]) -> None:
-    fitted = fit_size(width, height, multiple=multiple, max_size=limit)
-    for length, most in zip(fitted, limit, strict=True):
-        assert length > 0 and length % multiple == 0 and length <= max(most, multiple)
-
-
-def test_known_sizes() -> None:
-    assert fit_size(1920, 1080, multiple=8, max_size=(384, 672)) == (376, 672)
-    assert fit_size(1920, 1080, multiple=64, target_area=384 * 672) == (384, 704)
-    assert fit_size(480, 854, multiple=8, target_area=480 * 854) == (856, 480)
-    with pytest.raises(ValueError, match="either"):
-        fit_size(4, 4, multiple=1)
-    with pytest.raises(ValueError, match="positive"):
-        fit_size(0, 4, multiple=1, target_area=9)
+# --- Sources ---------------------------------------------------------------------------------------------------------
 
 
 def test_frames_in_memory_are_a_source(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used: torch and diffusers take seconds, `adaflow --help` needs neither."""
+    """A public name, imported when first used: torch and diffusers take seconds, `adaflow --help` needs neither."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -120,6 +120,8 @@ class Backbone:
         if local:
             _check_folder(folder)
         source = str(folder) if local else card.hub or model
+        if not local and not card.hub and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+            raise MissingError(f"there is no folder {model}; check the path, or see: adaflow models list")
         if not local and not card.hub and "/" not in model:
             names = ", ".join(cards())
             raise MissingError(
@@ -317,13 +319,14 @@ def _check_folder(folder: Path) -> None:
     if not index.is_file():
         raise InputError(f"{folder} is no diffusers model: it has no model_index.json")
     try:
-        kind = json.loads(index.read_text()).get("_class_name", "")
-    except (OSError, ValueError) as error:
+        kind = str(json.loads(index.read_text())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{index} cannot be read: {error}") from error
-    if not kind.startswith("StableDiffusion"):
-        raise InputError(
-            f"{folder} holds a {kind or 'model of no known kind'}; AdaFlow needs Stable Diffusion 1.x or 2.x"
-        )
+    if not kind.startswith("StableDiffusion") or kind.startswith(("StableDiffusionXL", "StableDiffusion3")):
+        raise InputError(f"{folder} holds a {kind}; AdaFlow needs Stable Diffusion 1.x or 2.x")
+    for part in ("tokenizer", "scheduler"):  # without files transformers would make up an empty tokenizer
+        if not any((folder / part).glob("*.json")):
+            raise MissingError(f"the model {folder} is not whole: its {part} is missing; fetch or copy it again")
     for part in ("unet", "vae", "text_encoder"):
         if not any((folder / part).glob("*.safetensors")):
             pickled = any((folder / part).glob("*.bin")) or any((folder / part).glob("*.ckpt"))

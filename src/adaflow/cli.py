@@ -293,17 +293,22 @@ def _bound(command: Command) -> Callable[..., Callable[[], None]]:
 def _sentence(box: str, arguments: Sequence[str]) -> str:
     """What tyro says of a wrong command line, in a frame and in several lines, as one sentence."""
     lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    body = list(itertools.takewhile(lambda line: not line.startswith("───"), lines))
-    text = " ".join(" ".join(body).split("Got errors:")[0].split()).removeprefix("Error parsing ").rstrip(".")
+    sections = re.split(r"\n[─-]{3,}\n", "\n".join(lines))
+    body = sections[0 if "╭" in box else 1]  # where a frame cannot be drawn, the title is a section
+    text = " ".join(body.split("Got errors:")[0].split()).removeprefix("Error parsing ").rstrip(".")
     names = [w for w in arguments[:2] if w in _NAMES]
     command = " ".join(["adaflow", *names])
-    if value := re.fullmatch(r"(\S+): no type matching (\S+) could be instantiated from \['(.*)'\]", text):
+    options = [w.split("=")[0] for w in itertools.takewhile(lambda w: w != "--", arguments) if w.startswith("--")]
+    unknown = [w for w in options if w.replace("_", "-").replace("no-", "", 1) not in _OPTIONS]
+    if found := re.match(r"Unrecognized options: ([^ ,]+)", text):
+        unknown.append(found[1])
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [*_OPTIONS, *_NAMES], n=1)
+        text = f"there is no {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    elif value := re.fullmatch(r"(\S+): no type matching (\S+) could be instantiated from \['(.*)'\]", text):
         text = f"{value[1]} is {value[3]!r}; it must be {_WORDS.get(value[2], value[2])}"
-    elif unknown := re.match(r"Unrecognized options: ([^ ,]+)", text):
-        near = difflib.get_close_matches(unknown[1], [*_OPTIONS, *_NAMES], n=1)
-        text = f"there is no {unknown[1]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     elif text.startswith("Missing from"):
-        wanted = [name for line in body for name in re.findall(r"^([A-Z]+)(?:\s\s|$)", line)]
+        wanted = re.findall(r"^([A-Z]+)(?:\s\s|$)", body, re.MULTILINE)
         text = f"{command} needs {' and '.join(wanted)}"
     elif value := re.match(r"Missing value for argument '(\w+)'", text):
         text = f"{command} needs {value[1].upper()} (one that starts with '-' goes last, after --)"
@@ -316,6 +321,7 @@ _WORDS = {"INT": "a whole number", "FLOAT": "a number"}
 _NAMES = {*COMMANDS, *(name for group in COMMANDS.values() if isinstance(group, tuple) for name in group[1])}
 _OPTIONS = [f"--{name.replace('_', '-')}" for name in EditConfig.names()]
 _OPTIONS += ["--out", "--model", "--config", "--workspace", "--report", "--print-config", "--json", "--help"]
+_OPTIONS += ["--frames", "--all", "--max-gb", "--older-than"]
 
 
 class _Notes(logging.Handler):

@@ -84,8 +84,8 @@ def inspect_video(
     lengths = sorted(len(c) for c in found.partition.clips)
     h, w = found.geometry.content
     print(f"{found.source.frames} frames, edited at {w}x{h}")
-    print(f"{len(lengths)} clips of {lengths[0]} to {lengths[-1]} frames (median {lengths[len(lengths) // 2]})")
-    print("clips start at " + ", ".join(str(s) for s in found.partition.starts))
+    print(f"clips: {len(lengths)}, of {lengths[0]} to {lengths[-1]} frames (median {lengths[len(lengths) // 2]})")
+    print("they start at " + ", ".join(str(s) for s in found.partition.starts))
     print(f"an edit will take {in_words(found.estimate)}")
 
 

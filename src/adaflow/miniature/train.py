@@ -374,6 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, help="stop after so many samples, if the time is not up before")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, help="peak learning rate")
+    parser.add_argument("--warmup", type=int, default=150, help="steps until the learning rate has its full value")
     parser.add_argument("--schedule", choices=("cosine", "constant"), default="cosine")
     parser.add_argument("--workers", type=int, default=2, help="rendering processes")
     parser.add_argument("--cache", type=int, default=0, help="encode so many samples once and reuse them (unet)")
@@ -382,7 +383,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--save-every", type=float, default=240, help="seconds between checkpoints")
     given = parser.parse_args(arguments)
     torch.manual_seed(given.seed)
-    plan = Slice(given.minutes, given.rate or RATES[given.task], given.batch, given.schedule, given.samples)
+    rate = given.rate or RATES[given.task]
+    plan = Slice(given.minutes, rate, given.batch, given.schedule, given.samples, given.warmup)
     job = Job(
         given.out,
         given.init,
