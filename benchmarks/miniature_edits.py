@@ -19,6 +19,7 @@ import json
 import logging
 import platform
 import random
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -69,11 +70,11 @@ def edit_of(kind: str, scene: Scene, rng: random.Random) -> Scene | None:
     return edit_scene(scene, object=similar[0]) if similar else None
 
 
-def cases(kind: str, count: int) -> list[tuple[Scene, Scene]]:
+def cases(kind: str, count: int, first_seed: int) -> list[tuple[Scene, Scene]]:
     """Held-out scenes with their edits, always the same."""
     pairs: list[tuple[Scene, Scene]] = []
     for seed in itertools.count():
-        scene = random_scene(FIRST_SEED + seed, "test", objects=1, style="photo")
+        scene = random_scene(first_seed + seed, "test", objects=1, style="photo")
         edited = edit_of(kind, scene, random.Random(f"{kind} {seed}"))
         if edited:
             pairs.append((scene, edited))
@@ -114,6 +115,16 @@ def score(
         "gain_db": round(float(gain.mean()), 2),
         "gain_standard_error": round(float(gain.std() / np.sqrt(len(gain))), 2),
     }
+
+
+def asked_settings(texts: list[str] | None, kind: str) -> list[tuple[float, ...] | None]:
+    """From the command line: ``0.8/0.8/2`` is for every kind, ``colour=0.8/0.8/2`` for one; None is the card's."""
+    found: list[tuple[float, ...] | None] = []
+    for text in texts or []:
+        name, _, numbers = text.rpartition("=")
+        if name in ("", kind):
+            found.append(tuple(float(number) for number in numbers.split("/")))
+    return found or [None]
 
 
 def config_of(kind: str, setting: tuple[float, ...] | None, steps: int | None) -> EditConfig:
@@ -191,7 +202,10 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--steps", type=int, help="default: the card's")
     parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--settings", nargs="+", help="features/attention/guidance to try instead, as in 0.8/0.8/2")
+    parser.add_argument(
+        "--settings", nargs="+", help="instead of the card's: features/attention/guidance, as in colour=0.8/0.8/1.5"
+    )
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="other scenes, to choose settings on")
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet per kind: source, edit, truth")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -200,24 +214,21 @@ def main() -> None:
     pipe = AdaFlowPipeline.from_pretrained(given.model)
     backbone = pipe.backbone
     report: dict[str, Any] = {
-        "command": "python benchmarks/miniature_edits.py" + (" --sweep" if given.sweep else ""),
+        "command": " ".join(["python", "benchmarks/miniature_edits.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {"adaflow": adaflow.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
         "scenes": given.scenes,
         "kinds": {},
     }
-    settings: list[tuple[float, ...] | None] = [*SWEEP] if given.sweep else [None]
-    if given.settings:
-        settings = [tuple(float(part) for part in text.split("/")) for text in given.settings]
     for kind in given.kinds:
-        pairs = cases(kind, given.scenes)
+        pairs = cases(kind, given.scenes, given.first_seed)
         sources, truths = (np.stack([render(scene) for scene in column]) for column in zip(*pairs, strict=True))
         ceiling = psnr(decode(backbone, encode(backbone, truths)), truths) - psnr(sources, truths)
         latents = encode(backbone, sources)
         trajectory: tuple[int, dict[int, torch.Tensor]] = (0, {})
         rows = []
-        for setting in settings:
+        for setting in SWEEP if given.sweep else asked_settings(given.settings, kind):
             started = time.monotonic()
             config = pipe.resolve(config_of(kind, setting, given.steps))
             texts = conditioning(backbone, pairs, config)

@@ -157,14 +157,13 @@ class Backbone:
         digest = hashlib.sha256()
         for module in (self.unet, self.vae, self.pipe.text_encoder):
             for name, p in module.state_dict().items():
-                bits = p.detach().contiguous()
-                digest.update(
-                    f"{name}{tuple(p.shape)}{p.dtype}{torch.hash_tensor(bits).view(torch.int64).item()}".encode()
-                )
+                digest.update(f"{name}{tuple(p.shape)}{p.dtype}".encode())
+                digest.update(p.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
             for name, layer in module.named_modules():
                 if hasattr(layer, "scaling"):  # of a LoRA: what is in use, and how strongly, is in no weight
                     digest.update(f"{name}{layer.scaling}{layer.active_adapters}{layer.disable_adapters}".encode())
-        digest.update(json.dumps(self._scheduler, sort_keys=True, default=str).encode())
+        settings = [{k: v for k, v in m.config.items() if not k.startswith("_")} for m in (self.unet, self.vae)]
+        digest.update(json.dumps([*settings, self._scheduler], sort_keys=True, default=str).encode())
         return digest.hexdigest()[:16]
 
     # -- geometry ---------------------------------------------------------------------------------------------------

@@ -214,18 +214,16 @@ COMMANDS: Mapping[str, Command | tuple[str, Mapping[str, Command]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; turns an `AdaFlowError` into one line on stderr and its exit code."""
     # Other libraries' bars and warnings are not the user's business; they read these when they are imported.
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("DIFFUSERS_VERBOSITY", "error"),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-    ):
-        os.environ.setdefault(name, value)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    if not (list(arguments[:2]) == ["models", "get"] and sys.stderr.isatty()):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     notes = _Notes()
     logging.getLogger("adaflow").addHandler(notes)
     silence = logging.NullHandler()  # else Python itself prints what no handler takes
     logging.getLogger().addHandler(silence)
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if list(arguments) == ["--version"]:
             print(f"adaflow {__version__}")

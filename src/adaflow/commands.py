@@ -108,7 +108,7 @@ def preview_video(
             part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-    err.print(f"{len(found.keys)} keyframes edited together; the whole edit will join {found.clips}, and may differ")
+    err.print(f"keyframes edited together: {len(found.keys)}; the whole edit will join {found.clips}, and may differ")
     print(out)
 
 
@@ -147,7 +147,7 @@ def get_model(name: str) -> None:
             card.hub or name, revision=card.revision, allow_patterns=patterns, ignore_patterns=["*fp16*", "*non_ema*"]
         )
     except Exception as error:  # the hub client has no common base for network, cache and permission errors
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).split(". ")[0]
         raise MissingError(
             f"{card.hub or name} could not be fetched ({reason}); check the network and the name"
         ) from error

@@ -203,7 +203,7 @@ class OutputConfig(Settings):
     audio: Literal["copy", "aac", "none"] = setting("copy", "what happens to the sound")
     metadata: bool = setting(True, "write settings, seed, model and versions into the file")
     keep: Literal["all", "edit", "none"] = setting(
-        "all", "what stays in the workspace: everything, all but what only this edit needed, or nothing"
+        "all", "what stays in the workspace: everything, only this edit's latents and frames, or nothing"
     )
 
 

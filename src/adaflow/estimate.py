@@ -23,6 +23,10 @@ KEY_ROW_FACTOR = 14
 """Peak activations of one UNet row, in tensors of the finest level: measured by benchmarks/memory.py."""
 
 
+MEASURED_ROWS = 16
+"""Rows of a timed call: enough for a batch's efficiency, few enough not to cost what is estimated."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Seconds by stage of what is still to do, and bytes at the peak, for M clips."""
@@ -149,8 +153,9 @@ def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
 
 
 def measure(run: Run) -> UnitCosts:
-    """Time one call of each kind but the key pass, twice, and keep the faster."""
-    backbone, config, frames, rows = run.backbone, run.config, run.plan.frames, run.plan.rows
+    """Time one call of each kind but the key pass."""
+    backbone, config = run.backbone, run.config
+    rows, frames = min(run.plan.rows, MEASURED_ROWS), min(run.plan.frames, MEASURED_ROWS // 2)
     sites = backbone.attention_sites()
     branches: tuple[Branch, ...] = ("source", *EDITED)
     text, z, generator = backbone.conditioning("", "", ""), _noise(run, max(2, rows)), torch.Generator().manual_seed(0)
@@ -211,13 +216,16 @@ def _noise(run: Run, rows: int) -> torch.Tensor:
 
 
 def _timed(work: Callable[[], Any], backbone: Backbone) -> float:
+    """Seconds of `work`, the fastest of three times; of once, where that is long enough to be exact."""
     best = float("inf")
-    for _ in range(2):
+    for _ in range(3):
         start = time.perf_counter()
         work()
         if backbone.device.type == "cuda":
             torch.cuda.synchronize(backbone.device)
         best = min(best, time.perf_counter() - start)
+        if best > 1.0:
+            break
     return best
 
 

@@ -54,9 +54,9 @@ class Meter:
     def rough(self, few: Estimate, many: Estimate) -> None:
         """Say what is known before anything is computed."""
         keyframes = " to ".join(dict.fromkeys(str(e.clips) for e in (few, many)))
-        times = dict.fromkeys(clock(e.total_seconds) for e in (few, many))
+        times = dict.fromkeys(clock(s) for s in sorted(e.total_seconds for e in (few, many)))
         sizes = dict.fromkeys(format_bytes(e.disk_bytes) for e in (few, many))
-        self._console.print(f"keyframes: {keyframes}; {' to '.join(times)}, {' to '.join(sizes)} of disk")
+        self._console.print(f"keyframes: {keyframes}; about {' to '.join(times)}, {' to '.join(sizes)} of disk")
 
     def expect(self, estimate: Estimate) -> None:
         """The estimate that the time left is counted from."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .backbone import Backbone
 from .cards import ModelCard, default_model
 from .config import EditConfig, ResolvedConfig, resolve
 from .editing import Editor, Prepared, Step, edit, edit_keyframes
-from .errors import ConfigError
+from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
 from .inversion import check_grids, invert
 from .progress import ProgressCallback
@@ -242,16 +243,31 @@ class AdaFlowPipeline:
         check_grids(self.backbone, settings.steps, settings.inversion_steps)
         return settings
 
+    @contextmanager
     def _run(
         self,
         source: VideoSource,
         config: ResolvedConfig,
         workspace: str | Path | None,
         on_progress: ProgressCallback | None,
-    ) -> _OpenRun:
-        fingerprint = source.fingerprint()
+    ) -> Iterator[Run]:
+        """A run with its workspace open; closed, and the thread count given back, on the way out."""
+        info, fingerprint, threads = source.info, source.fingerprint(), torch.get_num_threads()
+        geometry = Geometry.of((info.height, info.width), config, self.backbone)
+        identity = {"video": fingerprint, "frames": info.frames, "height": info.height, "width": info.width}
         root = Path(workspace) if workspace else default_root(fingerprint)
-        return _OpenRun(self, source, config, root, fingerprint, on_progress)
+        with Workspace.open(root, identity, describe=str(info.path or "frames in memory")) as store:
+            try:
+                yield Run(self.backbone, store, config, source, geometry, self._fingerprint, on_progress)
+            except RuntimeError as error:  # torch has no type of its own for the host's memory
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                    raise
+                raise ResourceError(
+                    "the memory ran out; lower --height or --run.rows, or close other programs, and run the same "
+                    "command again: it goes on where this one stopped"
+                ) from error
+            finally:
+                torch.set_num_threads(threads)
 
     def _model_record(self) -> dict[str, str]:
         return {
@@ -260,43 +276,3 @@ class AdaFlowPipeline:
             "device": self.backbone.device.type,
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
         }
-
-
-class _OpenRun:
-    """A run with its workspace open, and closed (and the thread count given back) on the way out."""
-
-    def __init__(
-        self,
-        pipeline: AdaFlowPipeline,
-        source: VideoSource,
-        config: ResolvedConfig,
-        root: Path,
-        fingerprint: str,
-        on_progress: ProgressCallback | None,
-    ) -> None:
-        self._pipeline, self._source, self._config = pipeline, source, config
-        self._root, self._fingerprint, self._on_progress = root, fingerprint, on_progress
-        self._threads = torch.get_num_threads()
-
-    def __enter__(self) -> Run:
-        info, backbone = self._source.info, self._pipeline.backbone
-        geometry = Geometry.of((info.height, info.width), self._config, backbone)
-        identity = {"video": self._fingerprint, "frames": info.frames, "height": info.height, "width": info.width}
-        self._workspace = Workspace.open(self._root, identity, describe=str(info.path or "frames in memory"))
-        try:
-            return Run(
-                backbone,
-                self._workspace,
-                self._config,
-                self._source,
-                geometry,
-                self._pipeline._fingerprint,
-                self._on_progress,
-            )
-        except BaseException:
-            self._workspace.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._threads)
-        self._workspace.close()
