@@ -13,8 +13,8 @@ from .meter import Meter
 from .pipeline import AdaFlowPipeline
 from .reports import edit_report, side_by_side_film
 
-DEMO_FILM = "mixed-3"
-PROMPT_CHANGES = {"colour": "red"}
+DEMO_FILM = "cuts-4"
+PROMPT_CHANGES = {"colour": "blue"}
 FRAMES_PER_SECOND = 12
 
 

@@ -83,7 +83,7 @@ def _clips(
         columns.append(frame[:, size[1] // 2])
         if i in middles:
             sheet.append(frame)
-            labels.append(f"{middles[i].start}–{middles[i].stop - 1} ({len(middles[i])})")
+            labels.append(f"{middles[i].start}-{middles[i].stop - 1} ({len(middles[i])})")
     return Section(
         "Clips and keyframes",
         text="A clip ends where frames stop resembling its first one; each clip gives one keyframe at every step.",
