@@ -52,7 +52,7 @@ from adaflow.miniature.world import (
 )
 
 KINDS = ("colour", "object", "background", "style")
-FIRST_SEED = 10_000
+FIRST_SEED = 60_000
 SWEEP = list(itertools.product((0.2, 0.5, 0.8), (0.2, 0.5, 0.8), (2.0, 3.0, 5.0)))  # features, attention, guidance
 RESULTS = Path(__file__).parent / "results" / "miniature_edits.json"
 
