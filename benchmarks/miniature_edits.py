@@ -19,7 +19,6 @@ import json
 import logging
 import platform
 import random
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -214,7 +213,9 @@ def main() -> None:
     pipe = AdaFlowPipeline.from_pretrained(given.model)
     backbone = pipe.backbone
     report: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/miniature_edits.py", *sys.argv[1:]]),
+        "command": "python benchmarks/miniature_edits.py" + (" --sweep" if given.sweep else ""),
+        "settings": given.settings or "of the model's card",
+        "first_seed": given.first_seed,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "versions": {"adaflow": adaflow.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
