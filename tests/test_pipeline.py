@@ -123,7 +123,10 @@ def test_very_short_videos(pipe: AdaFlowPipeline, n: int, tmp_path: Path) -> Non
 def test_inspect_and_preview(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
     for rows in (1, 4):
         found = pipe.inspect(video(), config=settings(run=RunConfig(rows=rows)), workspace=tmp_path / "w")
-        assert len(found.partition) == 3 and found.estimate.total_seconds > 0
+        assert len(found.partition) == 3 and min(found.estimate.seconds.values()) > 0
+    pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
+    again = pipe.inspect(video(), config=settings(), workspace=tmp_path / "w").estimate.seconds
+    assert again["invert"] == again["match"] == 0 < again["edit"]  # what is in the workspace is not counted again
     shown = pipe.preview(video(), PROMPT, keyframes=2, config=settings(), workspace=tmp_path / "w")
     assert shown.keys == [2, 8] and shown.clips == 3
     assert np.array_equal(shown.source[0], video()[2]) and shown.edited[0].shape == (*SIZE, 3)
@@ -216,6 +219,17 @@ def test_one_frame_is_plug_and_play_on_an_image(kind: str, tmp_path: Path) -> No
         pixels = made.vae.decode(found / made.vae.config.scaling_factor).sample[0].permute(1, 2, 0)
     shown = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().numpy().astype(int)
     assert np.abs(shown - result.frames[0].astype(int)).max() <= 1
+
+
+def test_keyframes_without_a_budget_are_edited_each_alone(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    """Every frame a keyframe that sees only itself: Plug-and-Play, frame by frame."""
+    config = by_hand_settings(keyframes=KeyframeConfig(longest_clip=1), slimming=SlimmingConfig(budget=0))
+    result = pipe(video(3), PROMPT, config=config, workspace=tmp_path / "w")
+    assert len(result.partition) == 3
+    latents = final_latents(tmp_path / "w", 3, 4)
+    for frame, found in zip(video(3), latents, strict=True):
+        expected = plug_and_play(pipe.backbone.pipe, frame, config, "epsilon")[0]
+        assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
 def test_in_a_still_video_every_frame_is_its_keyframe(pipe: AdaFlowPipeline, tmp_path: Path) -> None:

@@ -165,7 +165,9 @@ class KeyframeConfig(Settings):
 class SlimmingConfig(Settings):
     """Adaptive Attention Slimming (Section 4.2): how much a keyframe sees of the others."""
 
-    budget: int = setting(14, "keyframes' worth of tokens that each keyframe attends to", low=1)
+    budget: int = setting(
+        14, "keyframes' worth of tokens that each keyframe attends to; 0: only its own frame, edited alone", low=0
+    )
     own_tokens: bool = setting(True, "a keyframe always keeps its own tokens")
     count: Literal["exact", "released"] = setting("exact", "tokens kept: budget x N, or the released script's rounding")
 

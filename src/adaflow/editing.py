@@ -88,7 +88,12 @@ class Editor:
         """
         branches = step.branches
         key_pass = KeyPass(
-            branches, len(keys), kept=kept, injected=self._queries if step.attention else frozenset(), record=record
+            branches,
+            len(keys),
+            extended=self.config.slimming.budget > 0,
+            kept=kept,
+            injected=self._queries if step.attention else frozenset(),
+            record=record,
         )
         inputs = torch.cat([source if branch == "source" else latents for branch in branches])
         with ExitStack() as stack:
@@ -138,9 +143,9 @@ class Editor:
         return self.scheduler.step(combined, step.timestep, x, return_dict=False)[0]
 
     def kept(self, features_at: Callable[[int], Tensor], keys: int) -> dict[int, Tensor]:
-        """The slimmed tokens of every level, or nothing where the keyframes fit the budget (Section 4.2)."""
+        """The slimmed tokens of every level, or nothing where none are left out (Section 4.2)."""
         slimming = self.config.slimming
-        if keys <= slimming.budget:
+        if keys <= slimming.budget or not slimming.budget:
             return {}
         levels = sorted({site.level for site in self._attention})
         return {level: kept_tokens(features_at(level), slimming.budget, slimming) for level in levels}
@@ -174,7 +179,7 @@ def edit(
     """
     shape = (run.frames, *video.trajectory.shape[2:])
     buffers = [stage.array(name, shape, torch.float32) for name in ("even", "odd")]
-    device, total = run.backbone.device, len(editor.steps) * run.frames
+    device = run.backbone.device
     for step in editor.steps[stage.done :]:
         before = video.trajectory.sub(0) if step.number == 0 else buffers[(step.number - 1) % 2]
         after = buffers[step.number % 2]
@@ -185,7 +190,6 @@ def edit(
             on_step(step)
     if not stage.complete:
         stage.finish()
-    run.report("edit", total, total)
     return buffers[(len(editor.steps) - 1) % 2]
 
 

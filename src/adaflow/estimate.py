@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +22,9 @@ from .slimming import kept_tokens
 KEY_ROW_FACTOR = 14
 """Peak activations of one UNet row, in tensors of the finest level: measured by benchmarks/memory.py."""
 
+
+MEASURED_KEYS = 12
+"""Keyframes of a timed choice of kept tokens."""
 
 MEASURED_ROWS = 16
 """Rows of a timed call: enough for a batch's efficiency, few enough not to cost what is estimated."""
@@ -42,6 +45,10 @@ class Estimate:
         """All stages together."""
         return sum(self.seconds.values())
 
+    def where_left(self, shares: Mapping[str, float]) -> Estimate:
+        """The estimate where of some stages only a share is left to do."""
+        return replace(self, seconds={k: s * shares.get(k, 1.0) for k, s in self.seconds.items()})
+
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return {
@@ -61,7 +68,6 @@ class UnitCosts:
     row: float  # one row of a plain UNet call
     cut: float  # one source row up to the last injected resnet, propagated
     frame: float  # the two edit rows of one frame, propagated
-    pair: float  # one pair of keyframes in the choice of kept tokens
     match: float  # one frame matched with one keyframe
     encode: float
     decode: float
@@ -78,15 +84,13 @@ def unit_costs(run: Run) -> UnitCosts:
 
 def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
     """What an edit with `clips` keyframes takes, features and partition done."""
-    key = measure_key(run, clips)
+    key, choice = measure_key(run, clips), measure_choice(run, clips)
     config, n = run.config, run.frames
     steps, with_features = config.steps, injected_steps(config.injection.features, config.steps)
-    slimmed = clips > config.slimming.budget
     seconds = {
         "invert": n * config.inversion_steps * costs.row,
         "match": n * _distinct(steps, n / clips) * costs.match,
-        "edit": with_features * n * costs.cut
-        + steps * (n * costs.frame + clips * key + (clips**2 * costs.pair if slimmed else 0)),
+        "edit": with_features * n * costs.cut + steps * (n * costs.frame + clips * key + clips**2 * choice),
         "decode": n * costs.decode,
     }
     return Estimate(clips, seconds, disk_bytes(run, clips), *memory_bytes(run, clips))
@@ -183,7 +187,6 @@ def measure(run: Run) -> UnitCosts:
         row=_timed(lambda: backbone.predict(z[:rows], 500, text.rows(range(rows), "source")), backbone) / rows,
         cut=_timed(cut, backbone) / frames,
         frame=_timed(propagated, backbone) / frames,
-        pair=_timed(lambda: [kept_tokens(torch.stack([f, f.flip(0)]), 1) for f in tokens.values()], backbone) / 3,
         match=_timed(lambda: [match(f, f.flip(0)) for f in tokens.values()], backbone),
         encode=_timed(lambda: backbone.encode(image), backbone) / run.plan.images,
         decode=_timed(lambda: backbone.decode(z[: run.plan.images]), backbone) / run.plan.images,
@@ -193,7 +196,7 @@ def measure(run: Run) -> UnitCosts:
 def measure_key(run: Run, clips: int) -> float:
     """Seconds of one keyframe in a key pass with the source branch, attending to what it would among `clips`."""
     backbone, keys = run.backbone, min(clips, 6)
-    seen = min(clips, run.config.slimming.budget)
+    seen = max(1, min(clips, run.config.slimming.budget))
     generator = torch.Generator().manual_seed(0)
     kept = {}
     for level in _levels(backbone):
@@ -208,6 +211,21 @@ def measure_key(run: Run, clips: int) -> float:
             backbone.predict(z.expand(3 * keys, -1, -1, -1), 500, text.rows(range(keys), *branches))
 
     return _timed(key_pass, backbone) / keys
+
+
+def measure_choice(run: Run, clips: int) -> float:
+    """Seconds that the choice of kept tokens takes for a pair of keyframes; 0 where nothing has to be chosen."""
+    backbone, budget = run.backbone, run.config.slimming.budget
+    if not 0 < budget < clips:
+        return 0.0
+    keys, depth = min(clips, MEASURED_KEYS), _feature_channels(backbone, run.config.features.block)
+    generator = torch.Generator().manual_seed(0)
+    features = [
+        torch.randn(keys, _tokens(run, level), depth, generator=generator).to(backbone.device)
+        for level in _levels(backbone)
+    ]
+    share = max(1, round(keys * budget / clips))
+    return _timed(lambda: [kept_tokens(f, min(share, keys - 1)) for f in features], backbone) / keys**2
 
 
 def _noise(run: Run, rows: int) -> torch.Tensor:

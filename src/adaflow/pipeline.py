@@ -192,10 +192,14 @@ class AdaFlowPipeline:
             latents = stages.encode(run)
             features = stages.extract_features(run, latents)
             clips, scores, partitioned = stages.partition(run, features)
-            drawn, _ = stages.draw_keyframes(run, clips, features, partitioned)
-            return Inspection(
-                run.source.info, run.geometry, clips, scores, drawn, estimate(run, len(clips.clips), costs)
-            )
+            drawn, scheduled = stages.draw_keyframes(run, clips, features, partitioned)
+            source_prompt, *_ = branch_prompts("", run.config)
+            left = {
+                "invert": stages.still_to_do(stages.trajectory_stage(run, latents, source_prompt), run.frames),
+                "match": stages.still_to_do(stages.matches_stage(run, features, scheduled), len(clips.clips)),
+            }
+            found = estimate(run, len(clips.clips), costs).where_left(left)
+            return Inspection(run.source.info, run.geometry, clips, scores, drawn, found)
 
     def preview(
         self,

@@ -53,6 +53,8 @@ class Frames:
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("the frames are on disk; an array of them is always a copy")
         return self[:] if dtype is None else self[:].astype(dtype)
 
 

@@ -42,8 +42,7 @@ class Geometry:
             scale = config.height / height if config.height else config.width / width
             content = round(height * scale), round(width * scale)
         else:
-            fitted_w, fitted_h = width, height
-            scale = (home_h * home_w / (fitted_w * fitted_h)) ** 0.5
+            scale = (home_h * home_w / (height * width)) ** 0.5
             content = round(height * scale), round(width * scale)
         content = (max(2, content[0] // 2 * 2), max(2, content[1] // 2 * 2))
         m = 2 * backbone.vae_factor

@@ -103,11 +103,15 @@ def partition(run: Run, features: Stage) -> tuple[Partition, Tensor, Stage]:
     return Partition.from_json(data), torch.tensor(data["scores"]), stage
 
 
+def trajectory_stage(run: Run, latents: Stage, source_prompt: str) -> Stage:
+    """Where `invert` leaves the trajectory, done or not."""
+    key = {"prompt": source_prompt, "steps": run.config.steps, "inversion_steps": run.config.inversion_steps}
+    return run.stage("trajectory", key | run.machine_key(), latents)
+
+
 def invert(run: Run, latents: Stage, source_prompt: str) -> Stage:
     """The inversion trajectory at the editing timesteps, last first: array ``trajectory`` ``[T, n, c, h, w]`` fp16."""
-    config = run.config
-    key = {"prompt": source_prompt, "steps": config.steps, "inversion_steps": config.inversion_steps}
-    stage = run.stage("trajectory", key | run.machine_key(), latents)
+    config, stage = run.config, trajectory_stage(run, latents, source_prompt)
     clean = _array(latents, "latents")
     timesteps = run.backbone.scheduler(config.steps).timesteps.tolist()
     trajectory = stage.array("trajectory", (config.steps, *clean.shape), torch.float16)
@@ -175,9 +179,14 @@ class Matches:
         return {level: array.read(first, first + len(frames)) for level, array in self.arrays.items()}
 
 
+def matches_stage(run: Run, features: Stage, scheduled: Stage) -> Stage:
+    """Where `match_tokens` leaves the correspondences, done or not."""
+    return run.stage("matches", {}, features, scheduled)
+
+
 def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, scheduled: Stage) -> Matches:
     """Token correspondences within each clip, for the keyframes that are drawn and once per pair."""
-    stage = run.stage("matches", {}, features, scheduled)
+    stage = matches_stage(run, features, scheduled)
     array = _array(features, "features")
     levels = sorted({site.level for site in run.backbone.attention_sites()})
     grids = {level: run.backbone.grid(run.latent_size, level) for level in levels}
@@ -205,6 +214,11 @@ def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, sch
         stage.finish()
     run.report("match", run.frames, run.frames)
     return Matches.layout(clips, drawn, arrays)
+
+
+def still_to_do(stage: Stage, units: int) -> float:
+    """The share of a stage's work that is not done yet."""
+    return 0.0 if stage.complete else 1 - stage.done / units
 
 
 def key_features(run: Run, features: Stage, keys: Tensor, level: int) -> Tensor:
