@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +24,13 @@ from adaflow.miniature.world import (
     PLACES,
     RECIPES,
     STYLES,
+    ZOOM_MOST,
     Film,
+    Light,
     Scene,
     SceneObject,
     Shot,
+    Zoom,
     caption,
     edit_scene,
     flow,
@@ -50,6 +55,32 @@ def moving_scene(seed: int) -> Scene:
     return replace(scene, pan=0.7, objects=(replace(first, vx=1.3, vy=-0.2), replace(second, vx=-0.9)))
 
 
+def sampled(picture: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """What a picture shows where the displacement points, bilinearly."""
+    y, x = np.mgrid[:128, :224].astype(np.float32)
+    x, y = x + displacement[..., 0], y + displacement[..., 1]
+    left, top = (np.clip(np.floor(v).astype(int), 0, n) for v, n in ((x, 222), (y, 126)))
+    fx, fy = (x - left)[..., None], (y - top)[..., None]
+    upper = picture[top, left] * (1 - fx) + picture[top, left + 1] * fx
+    lower = picture[top + 1, left] * (1 - fx) + picture[top + 1, left + 1] * fx
+    return upper * (1 - fy) + lower * fy
+
+
+def zoomed_scene(seed: int) -> Scene:
+    """A moving scene that is also zoomed: between the times 2 and 30 by a fifth or more, in or out."""
+    return replace(moving_scene(seed), zoom=Zoom(0.02, phase=0.4 if seed % 2 else 0.4 + math.pi))
+
+
+def drawn(scene: Scene) -> tuple:
+    """The numbers drawn for a scene before there were zooms, light and laps."""
+    things = [(o.kind, o.colour, o.x, o.y, o.size, o.flip, o.vx, o.vy, o.bob) for o in scene.objects]
+    return scene.background, scene.place, scene.style, scene.offset, scene.pan, things
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
 def test_same_seed_same_pixels() -> None:
     panorama_before = panorama("city", 3)
     panorama.cache_clear()
@@ -60,6 +91,34 @@ def test_same_seed_same_pixels() -> None:
         assert np.array_equal(render(scene, 5), render(scene, 5))
     assert random_scene(0) != random_scene(1)
     assert video("mixed-3", 100) == video(3, 100)
+
+
+def test_scenes_and_films_stay_what_they_were() -> None:
+    """What a seed draws never changes: weights were trained, and figures measured, on these scenes."""
+    scenes = [drawn(random_scene(seed, split)) for split in ("train", "test") for seed in range(500)]
+    assert digest(scenes) == "79b6b19c94b779a9"
+    names = [f"{recipe}-{seed}" for recipe in ("pan", "crossing", "enter-leave", "cuts", "mixed") for seed in range(20)]
+    shots = [(shot.start, shot.stop, *drawn(shot.scene)) for name in names for shot in video(name, 400).shots]
+    assert digest(shots) == "c288a10173b50b98"
+    assert all(shot.scene.zoom is shot.scene.light is None for name in names for shot in video(name, 400).shots)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "expected"),
+    [
+        ("pan-1", 30, (56.54, 40.97, 26.77, 5.37)),
+        ("crossing-2", 50, (54.13, 41.13, -7.90, -20.77)),
+        ("enter-leave-0", 40, (139.33, 44.43, -47.66, -94.81)),
+        ("cuts-3", 77, (188.43, 49.15, -1.21, 101.75)),
+        ("mixed-4", 90, (58.21, 42.80, -3.96, 13.48)),
+    ],
+)
+def test_pictures_stay_what_they_were(name: str, index: int, expected: tuple[float, ...]) -> None:
+    """Mean, deviation and first moments of a frame. Not a hash: single pixels depend on the processor's BLAS kernel."""
+    grey = video(name, 100).frame(index).mean(-1, dtype=np.float64)
+    y, x = np.mgrid[-63.5:64, -111.5:112]
+    found = grey.mean(), grey.std(), (grey * x).mean() / 10, (grey * y).mean() / 10
+    assert found == pytest.approx(expected, abs=0.06)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -104,13 +163,7 @@ def test_flow_carries_the_first_frame_to_the_second(seed: int) -> None:
     before, after = (render(scene, t).astype(np.float32) for t in (t0, t1))
     displacement, valid = flow(scene, t0, t1)
     assert displacement.shape == (128, 224, 2) and 0.3 < valid.mean() < 1
-    y, x = np.mgrid[:128, :224].astype(np.float32)
-    x, y = x + displacement[..., 0], y + displacement[..., 1]
-    left, top = (np.clip(np.floor(v).astype(int), 0, n) for v, n in ((x, 222), (y, 126)))
-    fx, fy = (x - left)[..., None], (y - top)[..., None]
-    upper = after[top, left] * (1 - fx) + after[top, left + 1] * fx
-    lower = after[top + 1, left] * (1 - fx) + after[top + 1, left + 1] * fx
-    error = np.abs(upper * (1 - fy) + lower * fy - before).mean(-1)[valid]
+    error = np.abs(sampled(after, displacement) - before).mean(-1)[valid]
     still = np.abs(after - before).mean(-1)[valid]
     assert error.mean() < 4 and np.percentile(error, 95) < 16  # what resampling twice costs
     assert error.mean() < 0.5 * still.mean()
@@ -126,6 +179,136 @@ def test_flow_over_whole_pixels_is_exact() -> None:
     assert difference.max() <= 6  # a pixel counts as pure from 98 % on
     assert difference.mean() < 0.05
     assert {(12, 0), (-8, 0)} == set(zip(dx.tolist(), dy.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flow_under_zoom_carries_the_first_frame_to_the_second(seed: int) -> None:
+    """Pan, zoom and moving objects at once; and validity is not bought by leaving pixels out."""
+    scene = zoomed_scene(seed)
+    for t0, t1 in ((2.0, 3.0), (2.0, 30.0), (30.0, 2.0)):
+        before, after = (render(scene, t).astype(np.float32) for t in (t0, t1))
+        displacement, valid = flow(scene, t0, t1)
+        error = np.abs(sampled(after, displacement) - before).mean(-1)
+        wrong = displacement + np.float32(1.0)  # a pixel beside
+        assert error[valid].mean() < 2 and np.percentile(error[valid], 95) < 12
+        assert error[valid].mean() < 0.4 * np.abs(sampled(after, wrong) - before).mean(-1)[valid].mean()
+        grown = scene.scale(t1) / scene.scale(t0)
+        assert valid.mean() > (0.65 if abs(t1 - t0) == 1 else 0.55 * min(1, grown**-2))
+
+
+def test_flow_under_zoom_follows_every_layer() -> None:
+    """Each object's pixels are carried to the object; the background's, to where the zoom puts them."""
+    thing = SceneObject("car", "red", 100, 100, 50, vx=0.9)
+    scene = Scene("grass", 3, (thing,), offset=30, pan=0.5, zoom=Zoom(0.02, phase=0.7))
+    t0, t1 = 1.0, 21.0
+    displacement, valid = flow(scene, t0, t1)
+    y, x = np.mgrid[:128, :224] + 0.5
+    there = x + displacement[..., 0], y + displacement[..., 1]
+    old, new = (masks(scene, t)[0] for t in (t0, t1))
+    growth = scene.scale(t1) / scene.scale(t0)
+    assert growth > 1.3
+    assert new.sum() / old.sum() == pytest.approx(growth**2, rel=0.01)
+    inside = valid & (old > 0.98)
+    rows, columns = np.floor(there[1][inside]).astype(int), np.floor(there[0][inside]).astype(int)
+    assert inside.sum() > 0.7 * (old > 0.98).sum() and new[rows, columns].min() > 0.9
+    where = [[(m * axis).sum() / m.sum() for axis in (x, y)] for m in (old, new)]
+    middle = [(old * axis).sum() / old.sum() for axis in there]  # on the rim the background's flow holds
+    assert where[1] == pytest.approx(middle, abs=1) and where[0] != pytest.approx(where[1], abs=5)
+    ground = valid & (old < 0.02)
+    panorama_x = [(v - 112) / scene.scale(t) + 112 + scene.camera(t) for v, t in ((x, t0), (there[0], t1))]
+    assert np.abs(panorama_x[0] - panorama_x[1])[ground].max() < 1e-3
+    heights = [(v - 64) / scene.scale(t) for v, t in ((y, t0), (there[1], t1))]
+    assert np.abs(heights[0] - heights[1])[ground].max() < 1e-3
+
+
+def test_flow_holds_over_a_lap() -> None:
+    """An object that went out on the right and came in on the left is still the same object."""
+    thing = SceneObject("truck", "green", 180, 110, 60, flip=True, vx=8.0, lap=320)
+    scene = Scene("snow", 2, (thing,))
+    assert [round(thing.position(t)[0]) for t in (0, 11, 12, 20, 40)] == [180, 268, -44, 20, 180]
+    assert not [t for t in range(80) if masks(scene, t).sum() == 0 and abs(thing.position(t)[0] - 112) < 112]
+    displacement, valid = flow(scene, 0, 25)
+    truck = valid & (masks(scene, 0)[0] > 0.98)
+    assert truck.sum() > 1000 and np.unique(displacement[truck], axis=0).tolist() == [[-120.0, 0.0]]
+
+
+def test_zoom_turns_smoothly_within_its_bounds() -> None:
+    zoom = Zoom(0.02, phase=1.0)
+    scales = np.array([zoom.scale(t) for t in range(5000)])
+    assert scales.min() == pytest.approx(1, abs=1e-3) and scales.max() == pytest.approx(ZOOM_MOST, abs=1e-3)
+    assert np.abs(np.diff(scales)).max() == pytest.approx(0.02, rel=0.01)
+    assert np.abs(np.diff(scales, 2)).max() < 0.0014  # rate^2 / (half of the range)
+    assert Zoom(0.02).scale(0) == 1
+
+
+def test_zoom_scales_the_whole_picture() -> None:
+    """A zoomed frame is the one without zoom, enlarged about its middle: picture, masks and shadows."""
+    for seed in range(4):
+        plain = random_scene(seed, objects=2, style="photo")
+        zoomed = replace(plain, zoom=Zoom(0.02, phase=math.pi / 2))
+        scale = zoomed.scale(0)
+        assert scale == pytest.approx((1 + ZOOM_MOST) / 2)
+        y, x = np.mgrid[:128, :224]
+        inward = np.stack(((x + 0.5 - 112) * (1 / scale - 1), (y + 0.5 - 64) * (1 / scale - 1)), axis=-1)
+        enlarged = sampled(render(plain).astype(np.float32), inward)
+        assert np.abs(enlarged - render(zoomed)).mean() < 2
+        for layers in (masks, shadows):
+            for small, large in zip(layers(plain), layers(zoomed), strict=True):
+                difference = np.abs(sampled(small[..., None], inward)[..., 0] - large)
+                assert difference.mean() < 0.006 and difference.max() < 0.5  # edges are sharper when drawn large
+        for index, thing in enumerate(plain.objects):
+            left, top, right, bottom = zoomed.box(index, 0)
+            assert (bottom - top, right - left) == pytest.approx([side * scale for side in thing.extent])
+            covered = masks(replace(zoomed, objects=(thing,)))[0] > 0
+            rows, columns = np.nonzero(covered.any(1))[0], np.nonzero(covered.any(0))[0]
+            assert rows.min() >= top - 2 and rows.max() <= bottom + 1
+            assert columns.min() >= left - 2 and columns.max() <= right + 1
+
+
+def test_zoom_scales_shadows_with_their_soft_rims() -> None:
+    scene = Scene("sea", 3, (SceneObject("boat", "red", 120, 90, 30),))
+    small, large = (shadows(replace(scene, zoom=Zoom(0.02, phase)))[0] for phase in (0, math.pi))
+    assert large.sum() / small.sum() == pytest.approx(ZOOM_MOST**2, rel=0.02)
+    rows = [(shadow.sum(1) * (np.arange(128) + 0.5)).sum() / shadow.sum() for shadow in (small, large)]
+    assert rows[1] - 64 == pytest.approx(ZOOM_MOST * (rows[0] - 64), abs=0.05)
+
+
+def test_zoomed_backgrounds_are_the_panorama_sampled_between_pixels() -> None:
+    scene = Scene("city", 4, (), offset=30.0, pan=0.3, zoom=Zoom(0.02, phase=1.0))
+    for t in (1.0, 20.5, 300.0):
+        y, x = (np.mgrid[:128, :224] + 0.5).astype(np.float64)
+        across = (x - 112) / scale_of(scene, t) + 112 + scene.camera(t) - 0.5
+        down = (y - 64) / scale_of(scene, t) + 64 - 0.5
+        left, top = np.floor(across).astype(int), np.floor(down).astype(int)
+        fx, fy = (across - left)[..., None], (down - top)[..., None]
+        view = panorama("city", 4).astype(float)
+        upper = view[top, left] * (1 - fx) + view[top, left + 1] * fx
+        lower = view[top + 1, left] * (1 - fx) + view[top + 1, left + 1] * fx
+        assert np.abs(upper * (1 - fy) + lower * fy - render(scene, t)).max() < 1.01  # rendering rounds down
+
+
+def scale_of(scene: Scene, t: float) -> float:
+    """The zoom by its definition."""
+    assert scene.zoom is not None
+    return 1 + (ZOOM_MOST - 1) * math.sin((scene.zoom.phase + 2 * scene.zoom.rate * t / (ZOOM_MOST - 1)) / 2) ** 2
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_light_changes_colours_alone(style: str) -> None:
+    plain = replace(moving_scene(1), style=style)
+    lit = replace(plain, light=Light(stops=1.0, warmth=0.1, period=100))
+    for t in (0.0, 25.0, 50.0):
+        assert np.array_equal(masks(plain, t), masks(lit, t)) and np.array_equal(shadows(plain, t), shadows(lit, t))
+    for ours, theirs in zip(flow(plain, 3, 40), flow(lit, 3, 40), strict=True):
+        assert np.array_equal(ours, theirs)
+    assert (render(plain, 0) != render(lit, 0)).mean() < 0.001  # full light
+    assert not np.array_equal(render(plain, 50), render(lit, 50))
+    if style == "photo":
+        halved = render(plain, 50).astype(float) / 2  # a stop less
+        assert np.abs(render(lit, 50) - halved).max() <= 1
+        warm, cool = (render(lit, t).astype(float).mean((0, 1)) / render(plain, t).mean((0, 1)) for t in (25, 75))
+        assert warm[0] > warm[1] > warm[2] and cool[0] < cool[1] < cool[2]
+        assert warm[1] == pytest.approx(0.5**0.5, abs=0.01)
 
 
 def test_masks_are_what_an_object_changes() -> None:
@@ -172,7 +355,7 @@ def test_similar_objects_share_silhouettes() -> None:
         assert all(a in similar_objects(b) for b in similar_objects(a))
 
 
-@pytest.mark.parametrize("name", [*RECIPES, "cuts-7"])
+@pytest.mark.parametrize("name", [*RECIPES, "cuts-7", "enter-leave-12"])
 def test_films_have_any_length(name: str) -> None:
     film = video(name, frames=300)
     assert len(film) == 300 and len(list(film.shots)) == len(film.cuts) + 1
@@ -193,6 +376,34 @@ def test_films_show_what_their_names_say() -> None:
     assert len(crossing.shots[0].scene.objects) == 2 and np.ptp(hidden) > 300
     scene = crossing.shots[0].scene
     assert np.array_equal(render_video(scene, [0, 1]), crossing.frames(0, 2))
+
+
+def speeds(film: Film) -> np.ndarray:
+    """Mean length of the true motion between frames, of what can be followed: of the background, and of the object."""
+    found = []
+    for i in range(0, len(film) - 1, 7):
+        displacement, valid = film.flow(i, i + 1)
+        mask = film.masks(i)[0] > 0.5
+        length = np.hypot(*np.moveaxis(displacement, -1, 0))
+        found.append([length[valid & here].mean() if (valid & here).any() else np.nan for here in (~mask, mask)])
+    return np.nanmean(found, axis=0)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_recipes_move_as_they_are_named(seed: int) -> None:
+    films = {name: video(f"{name}-{seed}", 96) for name in ("static", "zoom", "occlusion", "lighting", "fast", "still")}
+    assert all(not film.cuts for film in films.values())
+    assert speeds(films["static"])[0] == 0 and 1 < speeds(films["static"])[1] < 4
+    assert speeds(films["still"])[0] == 0 and speeds(films["still"])[1] < 0.6  # no more than floating
+    assert speeds(films["fast"])[0] > 1 and speeds(films["fast"])[1] > 5
+    sizes = [m[0].sum() for m in map(films["zoom"].masks, range(0, 96, 8))]
+    assert max(sizes) > 1.4 * min(sizes)
+    brightness = [films["lighting"].frame(i).mean() for i in range(0, 96, 8)]
+    assert max(brightness) > 1.1 * min(brightness)
+    scene = films["occlusion"].shots[0].scene
+    alone = replace(scene, objects=scene.objects[:1])
+    hidden = [1 - masks(scene, t).sum((1, 2))[0] / max(masks(alone, t).sum(), 1) for t in range(0, 96, 3)]
+    assert max(hidden) > 0.35 and hidden.count(0) > 10
 
 
 def test_wrong_films_are_refused() -> None:

@@ -12,6 +12,7 @@ from .sprites import AIRBORNE, shape
 from .vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES, compose
 
 HEIGHT, WIDTH = 128, 224
+ZOOM_MOST = 1.6
 Split = Literal["train", "test"]
 PLACES = {"train": range(0, 160), "test": range(160, 200)}
 
@@ -21,7 +22,8 @@ class SceneObject:
     """One object: what it is and where it is at time ``t``, in pixels of the frame.
 
     ``x`` is its middle and ``y`` its lowest point at t = 0; ``size`` is the square root of its bounding box's area, so
-    that one object can take another's place. Speeds are pixels a frame; ``bob`` is the height of a slow swing.
+    that one object can take another's place. Speeds are pixels a frame; ``bob`` is the height of a slow swing. An
+    object with a ``lap`` comes round again: out at one side of the frame, and in at the other so many pixels later.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class SceneObject:
     vx: float = 0.0
     vy: float = 0.0
     bob: float = 0.0
+    lap: float = 0.0  # pixels along x, more than the frame and the object are wide; 0: it never comes back
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -47,24 +50,79 @@ class SceneObject:
 
     def position(self, t: float) -> tuple[float, float]:
         """``(x, y)`` of the middle of its lower edge at time ``t``."""
-        return self.x + self.vx * t, self.y + self.vy * t + self.bob * math.sin(0.15 * t)
+        x = self.x + self.vx * t
+        if self.lap:
+            x = (x - WIDTH / 2 + self.lap / 2) % self.lap + WIDTH / 2 - self.lap / 2
+        return x, self.y + self.vy * t + self.bob * math.sin(0.15 * t)
+
+
+@dataclass(frozen=True)
+class Zoom:
+    """A camera that zooms in and out, smoothly and without end: the scale runs between 1 and ``ZOOM_MOST``."""
+
+    rate: float  # fastest change of the scale, per frame
+    phase: float = 0.0  # radians, where t = 0 lies in the swing; at 0 the scale is 1 and about to grow
+
+    def scale(self, t: float) -> float:
+        """How many pixels of the frame at time ``t`` one pixel without zoom is wide."""
+        swing = (ZOOM_MOST - 1) / 2
+        return 1 + swing * (1 - math.cos(self.phase + self.rate / swing * t))
+
+
+@dataclass(frozen=True)
+class Light:
+    """Light that fades and returns slowly, and changes from warm to cool on the way."""
+
+    stops: float  # how far it fades: a stop is half of the light
+    warmth: float = 0.0  # by what share red gains and blue loses when it is warmest; the reverse when it is coolest
+    period: float = 160.0  # frames
+    phase: float = 0.0  # radians, where t = 0 lies in the swing; at 0 it is full and about to fade
+
+    def gain(self, t: float) -> tuple[float, float, float]:
+        """What red, green and blue are multiplied with at time ``t``."""
+        angle = self.phase + 2 * math.pi * t / self.period
+        full = 2 ** (-self.stops * (1 - math.cos(angle)) / 2)
+        tint = self.warmth * math.sin(angle)
+        return full * (1 + tint), full, full * (1 - tint)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A background seen by a camera that may pan, and objects from the farthest to the nearest."""
+    """A background seen by a camera that may pan and zoom, and objects from the farthest to the nearest.
+
+    Objects are where they are in the frame, not in the panorama: a pan moves the background behind them. A zoom scales
+    the whole picture about the middle of the frame, objects and shadows included. Light changes colours alone.
+    """
 
     background: str
     place: int  # panorama seed
     objects: tuple[SceneObject, ...]
     style: str = "photo"
     offset: float = 0.0  # left edge of the frame in the panorama at t = 0
-    pan: float = 0.0  # pixels a frame
+    pan: float = 0.0  # pixels a frame, before any zoom
+    zoom: Zoom | None = None
+    light: Light | None = None
 
     def camera(self, t: float) -> float:
         """Left edge of the frame in the panorama at time ``t``; at an end of the panorama the camera turns back."""
         room = PANORAMA_WIDTH - WIDTH - 1
         return room - abs((self.offset + self.pan * t) % (2 * room) - room)
+
+    def scale(self, t: float) -> float:
+        """How much larger than without zoom everything is at time ``t``."""
+        return self.zoom.scale(t) if self.zoom else 1.0
+
+    def feet(self, index: int, t: float) -> tuple[float, float]:
+        """``(x, y)`` of the middle of the lower edge of object ``index`` in the frame at time ``t``, zoom included."""
+        x, y = self.objects[index].position(t)
+        growth = self.scale(t) - 1
+        return x + growth * (x - WIDTH / 2), y + growth * (y - HEIGHT / 2)
+
+    def box(self, index: int, t: float) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of object ``index`` at time ``t``, which may lie outside the frame."""
+        x, y = self.feet(index, t)
+        height, width = (side * self.scale(t) for side in self.objects[index].extent)
+        return x - width / 2, y - height, x + width / 2, y
 
 
 def caption(scene: Scene) -> str:

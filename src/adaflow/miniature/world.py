@@ -4,7 +4,7 @@
 scene = random_scene(seed=7, split="test")
 frame = render(scene, t=0)  # uint8 (128, 224, 3)
 truth = render(edit_scene(scene, colour="blue"), t=0)  # what a perfect edit of it looks like
-film = video("cuts", frames=200)  # a Film: shots, cuts, masks, flow
+film = video("cuts", frames=200)  # a Film: shots, cuts, masks, flow; every name in RECIPES is one
 ```
 """
 
@@ -15,8 +15,11 @@ from .scene import (
     HEIGHT,
     PLACES,
     WIDTH,
+    ZOOM_MOST,
+    Light,
     Scene,
     SceneObject,
+    Zoom,
     caption,
     edit_scene,
     held_out,
@@ -36,10 +39,13 @@ __all__ = [
     "STYLES",
     "VOCABULARY",
     "WIDTH",
+    "ZOOM_MOST",
     "Film",
+    "Light",
     "Scene",
     "SceneObject",
     "Shot",
+    "Zoom",
     "caption",
     "edit_scene",
     "flow",
