@@ -60,6 +60,7 @@ def case(frames: int, clips: int, steps: int) -> dict[str, object]:
         "disk_bytes": disk,
         "estimated_disk_bytes": found.estimate.disk_bytes,
         "estimated_seconds": round(found.estimate.total_seconds, 1),
+        "estimated_by_stage": {k: round(v, 1) for k, v in found.estimate.seconds.items()},
     }
 
 
