@@ -3,6 +3,7 @@
 | suite | videos x frames x edits | for |
 | --- | --- | --- |
 | `ci` | 2 x 24 x 1 | does it run |
+| `brief` | 12 x 40 x 3 | comparing many settings on two cores |
 | `report` | 12 x 96 x 3 and 2 x 1,000 x 1 | the figures in the docs |
 | `validation` | 12 x 96 x 3 | choosing settings, before `report` is looked at |
 | `confirm` | 12 x 96 x 3 | whether what was chosen holds on videos that chose nothing |
@@ -80,11 +81,13 @@ class _Plan:
 _ALL: tuple[Truth, ...] = ("foreground", "background", "style")
 _SINGLE = ("enter-leave", "occlusion", "lighting", "fast", "still")
 _TWELVE = ("static", "pan", "pan", "zoom", "zoom", "cuts", "cuts", *_SINGLE)
+_SHORT = tuple("mixed" if m == "enter-leave" else m for m in _TWELVE)  # whose shots are longer than 40 frames
 _FULL = ("static", "pan", "crossing", "zoom", "mixed", "cuts", "pan", *_SINGLE) * 2
 _MEASURED: Mapping[str, Any] = MappingProxyType({"slimming.budget": 4})
 _PLANS: Mapping[str, _Plan] = MappingProxyType(
     {
         "ci": _Plan(0, (("pan", 24, ("foreground",)), ("cuts", 24, ("background",))), 8, {"slimming.budget": 2}),
+        "brief": _Plan(5000, tuple((m, 40, _ALL) for m in _SHORT), 20, {"slimming.budget": 2}),
         "report": _Plan(
             1000,
             (*((m, 96, _ALL) for m in _TWELVE), ("mixed", 1000, ("foreground",)), ("still", 1000, ("style",))),
