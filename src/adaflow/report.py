@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import html
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .errors import InputError
 from .figures import Picture, png
@@ -21,12 +23,14 @@ LARGEST_VIDEO = 24 * 2**20
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of the page: a matplotlib figure, a PIL image, or a PNG file's bytes."""
+    """A picture of the page: a matplotlib figure, a PIL image, or the bytes of a PNG or SVG file."""
 
     picture: Picture | bytes
     caption: str
     description: str = ""
     """For readers who do not see it; the caption where empty."""
+    dark: Picture | bytes | None = None
+    """The same on a dark ground, for readers who want one."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,52 @@ class Film:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A file beside the page, by its path from there."""
+
+    path: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, what stands small below it, and whether it is one of the best of its column."""
+
+    text: str
+    small: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns side by side under their names; the first cell of a line names it."""
+
+    columns: Sequence[str]
+    lines: Sequence[Sequence[Cell]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Items side by side, as many in a row as there is room for."""
+
+    items: Sequence[Shown | Film | Link]
+    width: int = 26
+    """Of an item at least, in units of the text's size."""
+    together: bool = False
+    """Whether a button plays all films at once."""
+    caption: str = ""
+    """What stands above."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page: its heading, text (empty lines part paragraphs), a table of names and values, and items."""
 
     heading: str
     text: str = ""
     table: Mapping[str, Any] | None = None
-    items: Iterable[Shown | Film] = ()
+    items: Iterable[Shown | Film | Link | Table | Grid] = ()
 
 
 def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> Path:
@@ -63,7 +106,11 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> P
     """
     path = Path(path)
     body = "\n".join(_section(section) for section in sections)
-    page = _PAGE.format(title=html.escape(title), style=_STYLE, body=body)
+    script = policy = ""
+    if "<button" in body:  # text is escaped, so it is a grid's; nothing but this very script may run
+        script = f"<script>{_SCRIPT}</script>\n"
+        policy = f" script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}';"
+    page = _PAGE.format(title=html.escape(title), style=_STYLE, body=body, script=script, policy=policy)
     try:
         _write(path, page.encode())
     except OSError as error:
@@ -77,13 +124,46 @@ def _section(section: Section) -> str:
     if section.table:
         rows = (f'<tr><th scope="row">{_escape(k)}</th><td>{_escape(v)}</td></tr>' for k, v in section.table.items())
         parts.append(f'<div class="wide"><table>{"".join(rows)}</table></div>')
-    parts += [_shown(item) if isinstance(item, Shown) else _film(item) for item in section.items]
+    parts += [_item(item) for item in section.items]
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 
 
+def _item(item: Shown | Film | Link | Table | Grid) -> str:
+    if isinstance(item, Shown):
+        return _shown(item)
+    if isinstance(item, Film):
+        return _film(item)
+    if isinstance(item, Table):
+        return _table(item)
+    if isinstance(item, Link):
+        return f'<p><a href="{_escape(quote(item.path))}">{_escape(item.caption)}</a></p>'
+    button = '<button type="button" hidden>Play all from the start</button>' if item.together else ""
+    inner = "\n".join(_item(part) for part in item.items)
+    caption = f"<p>{_escape(item.caption)}</p>" if item.caption else ""
+    return f'<div>{caption}{button}<div class="grid" style="--least: {int(item.width)}rem">\n{inner}\n</div></div>'
+
+
+def _table(item: Table) -> str:
+    head = "".join(f'<th scope="col">{_escape(name)}</th>' for name in item.columns)
+    lines = (
+        f'<tr><th scope="row">{_cell(line[0])}</th>' + "".join(f"<td>{_cell(cell)}</td>" for cell in line[1:]) + "</tr>"
+        for line in item.lines
+    )
+    caption = f"<caption>{_escape(item.caption)}</caption>" if item.caption else ""
+    table = f'<table class="columns">{caption}<thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{_escape(item.caption or "table")}">{table}</div>'
+
+
+def _cell(cell: Cell) -> str:
+    text = f"<strong>{_escape(cell.text)}</strong>" if cell.strong else _escape(cell.text)
+    return text + (f"<small>{_escape(cell.small)}</small>" if cell.small else "")
+
+
 def _shown(item: Shown) -> str:
-    data = item.picture if isinstance(item.picture, bytes) else png(item.picture)
-    image = f'<img src="{_data("image/png", data)}" alt="{_escape(item.description or item.caption)}">'
+    image = f'<img src="{_image(item.picture)}" alt="{_escape(item.description or item.caption)}">'
+    if item.dark is not None:
+        source = f'<source media="(prefers-color-scheme: dark)" srcset="{_image(item.dark)}">'
+        image = f"<picture>{source}{image}</picture>"
     return f'<figure><div class="wide">{image}</div><figcaption>{_escape(item.caption)}</figcaption></figure>'
 
 
@@ -108,6 +188,11 @@ def _film(item: Film) -> str:
     return (
         f'<figure><video controls muted loop playsinline aria-label="{label}" src="{source}"></video>{caption}</figure>'
     )
+
+
+def _image(picture: Picture | bytes) -> str:
+    data = picture if isinstance(picture, bytes) else png(picture)
+    return _data("image/svg+xml" if data.startswith(b"<?xml") else "image/png", data)
 
 
 def _data(kind: str, data: bytes) -> str:
@@ -142,7 +227,7 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; base-uri 'none'">
+ content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline';{policy} base-uri 'none'">
 <title>{title}</title>
 <style>{style}</style>
 </head>
@@ -151,8 +236,16 @@ _PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 {body}
 </main>
-</body>
+{script}</body>
 </html>
+"""
+
+_SCRIPT = """
+for (const button of document.querySelectorAll('button')) {
+  const films = [...button.parentElement.querySelectorAll('video')];
+  button.hidden = films.length < 2;
+  button.onclick = () => films.forEach(film => { film.currentTime = 0; film.play(); });
+}
 """
 
 _STYLE = """
@@ -174,4 +267,19 @@ figure { margin: 1rem 0; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
 video { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #000; }
 figcaption { color: var(--quiet); font-size: .9rem; margin-top: .35rem; max-width: 46rem; }
+a { color: inherit; }
+small { display: block; color: var(--quiet); font-size: .8em; font-weight: 400; white-space: nowrap; }
+button { font: inherit; padding: .3rem .8rem; cursor: pointer; }
+caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; position: sticky; left: 0; }
+.columns th, .columns td { overflow-wrap: normal; min-width: 0; padding-right: 1.1rem; }
+.columns thead th { vertical-align: bottom; }
+.columns tbody th { position: sticky; left: 0; background: var(--ground); }
+.columns tbody th { min-width: 6.5rem; max-width: 11rem; overflow-wrap: break-word; }
+.columns tbody th, .columns strong { color: var(--ink); }
+.columns strong { font-weight: 700; }
+.grid { display: grid; gap: 0 1.2rem; --one: min(100%, clamp(var(--least), 17vw, 13rem)); }
+.grid { grid-template-columns: repeat(auto-fill, minmax(var(--one), 1fr)); }
+.grid > * { min-width: 0; margin: .6rem 0; }
+.grid img, .grid video { width: 100%; }
+picture img { background: none; }
 """
