@@ -6,7 +6,6 @@ import json
 import platform
 import subprocess
 import sys
-import threading
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +13,10 @@ from typing import Any
 
 import torch
 
+from adaflow.longv_eval.cost import PeakMemory, anonymous_bytes
 from adaflow.result import versions
+
+__all__ = ["RESULTS", "PeakMemory", "StageClock", "anonymous_bytes", "child", "machine", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,33 +47,6 @@ def write(name: str, figures: dict[str, Any]) -> None:
     text = json.dumps({"machine": machine(), **figures}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(text)
-
-
-class PeakMemory:
-    """The most ``RssAnon + RssShmem`` of this process, sampled; the page cache is not counted."""
-
-    def __init__(self, every: float = 0.01) -> None:
-        self.bytes = 0
-        self._every, self._stop = every, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every):
-            self.bytes = max(self.bytes, anonymous_bytes())
-
-
-def anonymous_bytes() -> int:
-    """This process's memory now, page cache apart."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
 
 
 class StageClock:

@@ -196,6 +196,48 @@ def workspace_prune(
     prune_all(everything, max_gb, older_than)
 
 
+_SUITE = _option("which videos and edits (adaflow eval list)", metavar="SUITE")
+_METHODS = _option("comma-separated methods or groups (adaflow eval list)", metavar="METHOD,…")
+_RESULTS = _option("folder for the results; the same folder again goes on with them", metavar="FOLDER", aliases=["-o"])
+_EVAL_MODEL = _option("a known name, a hub id, or a folder (default: miniature, whose world it is)", metavar="MODEL")
+_IN = _option("the folder of the run that A and B are methods of", name="in", metavar="FOLDER")
+_COMPARED = "a method of the run in --in, the folder of a run, or its results/METHOD"
+
+
+def eval_run(
+    suite: Annotated[str, _SUITE],
+    out: Annotated[Path, _RESULTS],
+    methods: Annotated[str, _METHODS] = "references",
+    model: Annotated[Optional[str], _EVAL_MODEL] = None,  # noqa: UP045
+    keep_work: Annotated[bool, _option("leave the workspaces of finished videos in the folder")] = False,
+    json_output: Annotated[bool, _JSON] = False,
+) -> None:
+    """Edit rendered videos whose right answers are known by several methods, and score them. Resumes if stopped."""
+    from .eval_commands import run_eval
+
+    run_eval(suite, methods, out, model, keep_work, json_output)
+
+
+def eval_compare(
+    a: Annotated[Positional[str], _option(_COMPARED, metavar="A")],
+    b: Annotated[Positional[str], _option("likewise", metavar="B")],
+    /,
+    folder: Annotated[Optional[Path], _IN] = None,  # noqa: UP045
+    json_output: Annotated[bool, _JSON] = False,
+) -> None:
+    """Which differences between A and B hold, and whether A is non-inferior to B."""
+    from .eval_commands import compare_methods
+
+    compare_methods(a, b, folder, json_output)
+
+
+def eval_list(json_output: Annotated[bool, _JSON] = False) -> None:
+    """The suites, and the methods by name."""
+    from .eval_commands import list_eval
+
+    list_eval(json_output)
+
+
 Command = Callable[..., None]
 
 COMMANDS: Mapping[str, Command | tuple[str, Mapping[str, Command]]] = {
@@ -207,6 +249,10 @@ COMMANDS: Mapping[str, Command | tuple[str, Mapping[str, Command]]] = {
     "workspace": (
         "What is kept on disk for each video: list, show, prune.",
         {"list": workspace_list, "show": workspace_show, "prune": workspace_prune},
+    ),
+    "eval": (
+        "The benchmark with ground truth: run, compare, list.",
+        {"run": eval_run, "compare": eval_compare, "list": eval_list},
     ),
 }
 
@@ -306,7 +352,7 @@ def _sentence(box: str, arguments: Sequence[str]) -> str:
     elif value := re.fullmatch(r"(\S+): no type matching (\S+) could be instantiated from \['(.*)'\]", text):
         text = f"{value[1]} is {value[3]!r}; it must be {_WORDS.get(value[2], value[2])}"
     elif text.startswith("Missing from"):
-        wanted = re.findall(r"^([A-Z]+)(?:\s\s|$)", body, re.MULTILINE)
+        wanted = re.findall(r"^(?:-\w [A-Z]+, )?((?:--\S+ )?[A-Z]+)(?:\s\s|$)", body, re.MULTILINE)
         text = f"{command} needs {' and '.join(wanted)}"
     elif value := re.match(r"Missing value for argument '(\w+)'", text):
         text = f"{command} needs {value[1].upper()} (one that starts with '-' goes last, after --)"
@@ -319,7 +365,7 @@ _WORDS = {"INT": "a whole number", "FLOAT": "a number"}
 _NAMES = {*COMMANDS, *(name for group in COMMANDS.values() if isinstance(group, tuple) for name in group[1])}
 _OPTIONS = [f"--{name.replace('_', '-')}" for name in EditConfig.names()]
 _OPTIONS += ["--out", "--model", "--config", "--workspace", "--report", "--print-config", "--json", "--help"]
-_OPTIONS += ["--frames", "--all", "--max-gb", "--older-than"]
+_OPTIONS += ["--frames", "--all", "--max-gb", "--older-than", "--suite", "--methods", "--in", "--keep-work"]
 
 
 class _Notes(logging.Handler):

@@ -1,0 +1,218 @@
+"""How a row of the benchmark comes to its frames: jointly by the pipeline, frame by frame, or by no edit at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import stages
+from ..colour import resized
+from ..config import EditConfig, ResolvedConfig
+from ..editing import Editor, edit_keyframes
+from ..errors import InputError
+from ..pipeline import AdaFlowPipeline
+from ..prompts import branch_prompts
+from ..result import EditResult
+from ..run import Run, batched, spans
+from ..slimming import kept_per_keyframe, kept_tokens
+from ..store import stage_infos
+from ..video import open_source
+from .cost import CostMeter
+
+if TYPE_CHECKING:
+    from .suites import Case, Edit
+
+PIECE = 64
+"""Frames of a piece, where frames are edited by themselves: only memory depends on it."""
+
+
+class Pictures(Protocol):
+    """Frames ``[H, W, 3]`` uint8, one after the other, any number of times."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One edit of one case.
+
+    Attributes:
+        pipe: The model.
+        suite_settings: `EditConfig` fields of the suite, by dotted name.
+        case: The film; `edit`: what shall become of it.
+        adaflow: AdaFlow's result file on the same edit, where it is there.
+    """
+
+    pipe: AdaFlowPipeline
+    suite_settings: Mapping[str, Any]
+    case: Case
+    edit: Edit
+    adaflow: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Task(Asked):
+    """One edit of one case, and where it is done.
+
+    Attributes:
+        video: The film's frames ``[n, H, W, 3]`` uint8, on disk.
+        workspace: Shared by all edits and methods of the case.
+        meter: Told of the progress; only what is reported counts as cost.
+        first: The first frame of AdaFlow's edit, as PNG.
+    """
+
+    video: NDArray[np.uint8]
+    workspace: Path
+    meter: CostMeter
+    first: Path
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method made of a task.
+
+    Attributes:
+        frames: The edited frames.
+        starts: The first frame of every clip; None where the method has no clips.
+        facts: Further numbers about how it was made.
+        made_from: Folders of the workspace that the frames were made from.
+    """
+
+    frames: Pictures
+    starts: tuple[int, ...] | None = None
+    facts: Mapping[str, float | None] = field(default_factory=dict)
+    made_from: Sequence[str] = ()
+
+
+def joint(task: Task, config: EditConfig) -> Output:
+    """AdaFlow itself: one call of the pipeline."""
+    result = task.pipe(task.video, task.edit.prompt, config=config, workspace=task.workspace, on_progress=task.meter)
+    made_from = [info.folder for info in stage_infos(task.workspace) if info.name in ("edit", "decoded")]
+    return Output(result.frames, tuple(result.partition.starts), _facts(task, result), made_from)
+
+
+def alone(task: Task, config: EditConfig) -> Output:
+    """Every frame a keyframe, and nothing propagated: jointly, or each by itself where the budget is 0.
+
+    Frames that see only themselves are edited in pieces; others in one batch of three rows a frame.
+    """
+    resolved, n = task.pipe.resolve(config), len(task.case.film)
+    budget = resolved.slimming.budget
+    with task.pipe._run(open_source(task.video), resolved, task.workspace, task.meter) as run:
+        texts = branch_prompts(task.edit.prompt, resolved)
+        latents = stages.encode(run)
+        features = stages.extract_features(run, latents) if 0 < budget < n else latents  # else nobody asks for any
+        inverted = stages.invert(run, latents, texts[0])
+        trajectory = inverted.existing("trajectory")
+        editor = Editor(run.backbone, resolved, run.backbone.conditioning(*texts))
+        edited = []
+        for piece in spans(0, n, n if budget else PIECE):
+            noised = {s.timestep: trajectory.sub(s.number).read(piece.start, piece.stop) for s in editor.steps}
+            features_at = partial(stages.key_features, run, features, torch.arange(n))
+            edited.append(edit_keyframes(editor, noised, piece, features_at))
+            run.report("edit", piece.stop, n)
+        frames = _decoded(run, torch.cat(edited))
+        return Output(frames, made_from=[stage.folder.name for stage in (latents, features, inverted)])
+
+
+def unedited(task: Task, config: EditConfig) -> Output:
+    """The source."""
+    return Output(task.video)
+
+
+def round_trip(task: Task, config: EditConfig) -> Output:
+    """The ground-truth target, encoded and decoded."""
+    resolved = task.pipe.resolve(config)
+    done, frames = 0, []
+    with task.pipe._run(open_source(task.video), resolved, task.workspace, task.meter) as run:
+        for pictures in batched(iter(task.edit.target), run.plan.images):
+            sized = [p if p.shape[:2] == run.geometry.content else resized(p, run.geometry.content) for p in pictures]
+            padded = run.geometry.pad(torch.from_numpy(np.stack(sized)))
+            task.meter.skip()  # rendering is no part of it
+            latents = run.backbone.encode(padded)
+            done += len(pictures)
+            run.report("encode", done, run.frames)
+            h, w = run.geometry.content
+            frames.append(run.backbone.decode(latents)[:, :h, :w].cpu().numpy())
+            run.report("decode", done, run.frames)
+    return Output(np.concatenate(frames))
+
+
+def repeated_first(task: Task, config: EditConfig) -> Output:
+    """The first frame of AdaFlow's edit, as often as the film has frames."""
+    if not task.first.exists():
+        raise InputError(f"{task.first} is missing; delete the folder {task.first.parent} and run again")
+    with Image.open(task.first) as picture:
+        return Output(Repeated(np.asarray(picture.convert("RGB")), len(task.case.film)))
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One picture, shown for a number of frames."""
+
+    picture: NDArray[np.uint8]
+    frames: int
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self.picture for _ in range(self.frames))
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Pictures at another size (height, width): films are scored at their own."""
+
+    pictures: Pictures
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (p if p.shape[:2] == self.size else resized(p, self.size) for p in self.pictures)
+
+
+def _decoded(run: Run, latents: torch.Tensor) -> NDArray[np.uint8]:
+    """Frames of clean latents."""
+    h, w = run.geometry.content
+    frames = np.empty((len(latents), h, w, 3), np.uint8)
+    for span in spans(0, len(latents), run.plan.images):
+        frames[span.start : span.stop] = run.backbone.decode(latents[span.start : span.stop])[:, :h, :w].cpu().numpy()
+        run.report("decode", span.stop, len(latents))
+    return frames
+
+
+def _facts(task: Task, result: EditResult) -> dict[str, float | None]:
+    """The clips' lengths, and which tokens the keyframes of the first step keep at the coarsest level."""
+    lengths = sorted(len(clip) for clip in result.partition.clips)
+    clips = {"clips": len(lengths), "shortest_clip": lengths[0], "longest_clip": lengths[-1]}
+    return {**clips, "median_clip": float(np.median(lengths)), **_kept(task, result.config, result.schedule[0])}
+
+
+def _kept(task: Task, config: ResolvedConfig, keys: torch.Tensor) -> dict[str, float]:
+    """Of the tokens that keyframes attend to: the share that they are of all, and that are their own."""
+    with task.pipe._run(open_source(task.video), config, task.workspace, None) as run:
+        features = stages.extract_features(run, stages.encode(run))
+        level = max(site.level for site in run.backbone.attention_sites())
+        at_keys = stages.key_features(run, features, keys, level)
+        clips, tokens = at_keys.shape[:2]
+        if not config.slimming.budget:
+            return {"kept_share": 1 / clips, "kept_own": 1.0}
+        kept = kept_tokens(at_keys, config.slimming.budget, config.slimming)
+        counts = kept_per_keyframe(kept, tokens).double()
+        return {
+            "kept_share": float(counts.sum() / (clips * clips * tokens)),
+            "kept_own": float(counts.diagonal().sum() / counts.sum()),
+        }
