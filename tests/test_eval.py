@@ -278,6 +278,7 @@ def test_a_run_leaves_a_result_and_a_clip_for_every_row(finished: Path) -> None:
     assert (one["settings"]["slimming.budget"], one["settings"]["seed"]) == (2, 3)
     assert one["partition"]["keyframes_per_100"] == pytest.approx(100 * one["method_facts"]["clips"] / N)
     assert 0 < one["method_facts"]["kept_own"] <= 1
+    assert one["method_facts"]["matches_right"] is None  # this model sees frames at another size
 
 
 def test_references_are_what_they_say(finished: Path, pipe: AdaFlowPipeline) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from adaflow.errors import InputError
 from adaflow.longv_eval.metrics import measure, measure_partition
 from adaflow.longv_eval.metrics.answers import alone, true_words, visible_share, without_others
+from adaflow.longv_eval.metrics.correspondence import Correspondence
 from adaflow.longv_eval.metrics.images import PSNR_CAP, psnr, sample, ssim
 from adaflow.longv_eval.metrics.motion import ROUNDING, tracks
 from adaflow.longv_eval.metrics.partition import matched_cuts, spearman
@@ -536,3 +537,47 @@ def test_spearman() -> None:
     assert spearman([1, 1, 1], [1, 2, 3]) is None
     with pytest.raises(ValueError):
         spearman([1], [1, 2])
+
+
+# -- correspondence ---------------------------------------------------------------------------------------------------
+
+GRID = (HEIGHT // 8, WIDTH // 8)
+IDENTITY = np.arange(GRID[0] * GRID[1]).reshape(GRID)
+
+
+def moving(pan: float = 0.0, vx: float = 0.0) -> Film:
+    """A car on a field; a token is 8 x 8 pixels."""
+    car = SceneObject("car", "red", x=100.0, y=110.0, size=70.0, vx=vx)
+    return Film((Shot(Scene("grass", 3, (car,), pan=pan), 0, 8),))
+
+
+def counted(film: Film, phi: np.ndarray, key: int = 2) -> dict[str, float | None]:
+    found = Correspondence(film, GRID)
+    found.add(0, key, phi)
+    return found.results()
+
+
+def test_matches_are_right_where_the_truth_takes_them() -> None:
+    leftward = np.roll(IDENTITY, 2, axis=1)  # token (r, c) is matched with (r, c - 2)
+    both = {"matches_right": 1.0, "matches_right_on_objects": 1.0}
+    none = {"matches_right": 0.0, "matches_right_on_objects": 0.0}
+    assert counted(moving(), IDENTITY) == both
+    assert counted(moving(), np.roll(IDENTITY, -2, axis=0)) == none
+    one_off = counted(moving(), np.roll(IDENTITY, -1, axis=1))
+    assert one_off["matches_right"] == pytest.approx(
+        1, abs=1.2 / GRID[1]
+    )  # all but what comes round from the other side
+    # two frames of 8 pixels take everything two tokens to the left, or the car alone
+    assert counted(moving(pan=8.0, vx=-8.0), leftward) == both
+    assert counted(moving(pan=8.0, vx=-8.0), IDENTITY) == none
+    assert counted(moving(vx=-8.0), leftward) == {"matches_right": pytest.approx(0.1, abs=0.1)} | {
+        "matches_right_on_objects": 1.0
+    }
+    still = counted(moving(vx=-8.0), IDENTITY)
+    assert still["matches_right_on_objects"] == 0.0 and still["matches_right"] > 0.8
+
+
+def test_matches_across_a_cut_are_not_counted() -> None:
+    film = moving()
+    two = Film((*film.shots, replace(film.shots[0], start=8, stop=16)))
+    assert counted(two, IDENTITY, key=9) == {"matches_right": None, "matches_right_on_objects": None}

@@ -115,7 +115,7 @@ class AdaFlowPipeline:
                     "callback_on_step_end returned latents; AdaFlow keeps them on disk and takes none back"
                 )
 
-        with self._run(open_source(video), settings, workspace, on_progress) as run:
+        with self.opened(open_source(video), settings, workspace, on_progress) as run:
             return self._edit(run, prompt, after_step)
 
     def _edit(self, run: Run, prompt: str, after_step: Callable[[Step], None]) -> EditResult:
@@ -146,7 +146,7 @@ class AdaFlowPipeline:
         record = {
             "prompt": prompt,
             "settings": config.set_fields(),
-            "model": self._model_record(),
+            "model": self.model_record(),
             "versions": versions(),
         }
         result = EditResult(
@@ -182,7 +182,7 @@ class AdaFlowPipeline:
         Raises:
             ResourceError: even the least does not fit this machine.
         """
-        with self._run(open_source(video), self.resolve(config or EditConfig()), workspace, on_progress) as run:
+        with self.opened(open_source(video), self.resolve(config or EditConfig()), workspace, on_progress) as run:
             few, _ = fewest_and_most(run.frames)
             check_fits(run, few)
             run.workspace.reserve(disk_bytes(run, few))
@@ -218,7 +218,7 @@ class AdaFlowPipeline:
         settings = self.resolve(config or EditConfig())
         for note in check_prompt(prompt, self.backbone):
             log.warning(note)
-        with self._run(open_source(video), settings, workspace, on_progress) as run:
+        with self.opened(open_source(video), settings, workspace, on_progress) as run:
             latents = stages.encode(run)
             features = stages.extract_features(run, latents)
             clips, _, _ = stages.partition(run, features)
@@ -248,14 +248,14 @@ class AdaFlowPipeline:
         return settings
 
     @contextmanager
-    def _run(
+    def opened(
         self,
         source: VideoSource,
         config: ResolvedConfig,
-        workspace: str | Path | None,
-        on_progress: ProgressCallback | None,
+        workspace: str | Path | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Iterator[Run]:
-        """A run with its workspace open; closed, and the thread count given back, on the way out."""
+        """A run with its workspace open, for the stages; closed, and the thread count given back, on the way out."""
         info, fingerprint, threads = source.info, source.fingerprint(), torch.get_num_threads()
         geometry = Geometry.of((info.height, info.width), config, self.backbone)
         identity = {"video": fingerprint, "frames": info.frames, "height": info.height, "width": info.width}
@@ -273,7 +273,8 @@ class AdaFlowPipeline:
             finally:
                 torch.set_num_threads(threads)
 
-    def _model_record(self) -> dict[str, str]:
+    def model_record(self) -> dict[str, str]:
+        """What the model is: name, fingerprint of its weights, device and type."""
         return {
             "name": self.backbone.card.name,
             "fingerprint": self._fingerprint,

@@ -71,6 +71,10 @@ CLIPS = (
     Column("false_cuts_per_1000", "false cuts / 1,000", -1, digits=1, about="in 1,000 frames"),
     Column("keyframes_per_100", "keyframes / 100", 0, digits=1, about="in 100 frames"),
     Column("motion_correlation", "motion correlation", 1, about="rank correlation of keyframes and true motion"),
+    _percent(
+        "matches_right", "right matches", 1, "tokens whose match in their keyframe lies within 1 token of the truth"
+    ),
+    _percent("matches_right_on_objects", "… on objects", 1, "the same, on objects alone"),
     _percent("kept_share", "kept tokens", 0, "of all keyframes' tokens, those that a keyframe attends to"),
     _percent("kept_own", "own tokens", 0, "of the tokens a keyframe keeps, those that are its own"),
 )

@@ -180,7 +180,7 @@ class Evaluation:
         write_json(self.out / "run.json", document)
 
     def _model(self) -> dict[str, str]:
-        return self.pipe._model_record()
+        return self.pipe.model_record()
 
 
 def warm_up(pipe: AdaFlowPipeline) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import stages
 from ..colour import resized
-from ..config import EditConfig, ResolvedConfig
+from ..config import EditConfig, SlimmingConfig
 from ..editing import Editor, edit_keyframes
 from ..errors import InputError
 from ..pipeline import AdaFlowPipeline
@@ -26,6 +26,7 @@ from ..slimming import kept_per_keyframe, kept_tokens
 from ..store import stage_infos
 from ..video import open_source
 from .cost import CostMeter
+from .metrics.correspondence import Correspondence
 
 if TYPE_CHECKING:
     from .suites import Case, Edit
@@ -108,7 +109,7 @@ def alone(task: Task, config: EditConfig) -> Output:
     """
     resolved, n = task.pipe.resolve(config), len(task.case.film)
     budget = resolved.slimming.budget
-    with task.pipe._run(open_source(task.video), resolved, task.workspace, task.meter) as run:
+    with task.pipe.opened(open_source(task.video), resolved, task.workspace, task.meter) as run:
         texts = branch_prompts(task.edit.prompt, resolved)
         latents = stages.encode(run)
         features = stages.extract_features(run, latents) if 0 < budget < n else latents  # else nobody asks for any
@@ -134,7 +135,7 @@ def round_trip(task: Task, config: EditConfig) -> Output:
     """The ground-truth target, encoded and decoded."""
     resolved = task.pipe.resolve(config)
     done, frames = 0, []
-    with task.pipe._run(open_source(task.video), resolved, task.workspace, task.meter) as run:
+    with task.pipe.opened(open_source(task.video), resolved, task.workspace, task.meter) as run:
         for pictures in batched(iter(task.edit.target), run.plan.images):
             sized = [p if p.shape[:2] == run.geometry.content else resized(p, run.geometry.content) for p in pictures]
             padded = run.geometry.pad(torch.from_numpy(np.stack(sized)))
@@ -195,24 +196,41 @@ def _decoded(run: Run, latents: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _facts(task: Task, result: EditResult) -> dict[str, float | None]:
-    """The clips' lengths, and which tokens the keyframes of the first step keep at the coarsest level."""
+    """The clips' lengths; what the keyframes of the first step keep at the coarsest level, and how well the frames of
+    their clips are matched with them at the finest.
+    """
     lengths = sorted(len(clip) for clip in result.partition.clips)
-    clips = {"clips": len(lengths), "shortest_clip": lengths[0], "longest_clip": lengths[-1]}
-    return {**clips, "median_clip": float(np.median(lengths)), **_kept(task, result.config, result.schedule[0])}
+    middle = float(np.median(lengths))
+    facts = {"clips": len(lengths), "shortest_clip": lengths[0], "median_clip": middle, "longest_clip": lengths[-1]}
+    # every stage is in the workspace by now
+    with task.pipe.opened(open_source(task.video), result.config, task.workspace) as run:
+        latents = stages.encode(run)
+        features = stages.extract_features(run, latents)
+        clips, _, partitioned = stages.partition(run, features)
+        drawn, scheduled = stages.draw_keyframes(run, clips, features, partitioned)
+        matches = stages.match_tokens(run, clips, drawn, features, scheduled)
+        levels = sorted({site.level for site in run.backbone.attention_sites()})
+        finest = run.backbone.grid(run.latent_size, levels[0])
+        at_keys = stages.key_features(run, features, drawn[0], levels[-1])
+    whole = run.geometry.content == run.geometry.padded == task.video.shape[1:3]  # else a token is no whole cell
+    correspondence = Correspondence(task.case.film, finest)
+    for c, clip in enumerate(clips.clips) if whole else ():
+        key = int(drawn[0, c])
+        for frame in range(clip.start, clip.stop):
+            if frame != key:
+                phi = matches.of(c, key, range(frame, frame + 1))[levels[0]][0]
+                correspondence.add(frame, key, phi.long().numpy())
+    return {**facts, **_kept(at_keys, result.config.slimming), **correspondence.results()}
 
 
-def _kept(task: Task, config: ResolvedConfig, keys: torch.Tensor) -> dict[str, float]:
+def _kept(at_keys: torch.Tensor, slimming: SlimmingConfig) -> dict[str, float]:
     """Of the tokens that keyframes attend to: the share that they are of all, and that are their own."""
-    with task.pipe._run(open_source(task.video), config, task.workspace, None) as run:
-        features = stages.extract_features(run, stages.encode(run))
-        level = max(site.level for site in run.backbone.attention_sites())
-        at_keys = stages.key_features(run, features, keys, level)
-        clips, tokens = at_keys.shape[:2]
-        if not config.slimming.budget:
-            return {"kept_share": 1 / clips, "kept_own": 1.0}
-        kept = kept_tokens(at_keys, config.slimming.budget, config.slimming)
-        counts = kept_per_keyframe(kept, tokens).double()
-        return {
-            "kept_share": float(counts.sum() / (clips * clips * tokens)),
-            "kept_own": float(counts.diagonal().sum() / counts.sum()),
-        }
+    clips, tokens = at_keys.shape[:2]
+    if not slimming.budget:
+        return {"kept_share": 1 / clips, "kept_own": 1.0}
+    kept = kept_tokens(at_keys, slimming.budget, slimming)
+    counts = kept_per_keyframe(kept, tokens).double()
+    return {
+        "kept_share": float(counts.sum() / (clips * clips * tokens)),
+        "kept_own": float(counts.diagonal().sum() / counts.sum()),
+    }
