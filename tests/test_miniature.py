@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -510,3 +512,20 @@ def test_random_scenes_do_not_touch_global_randomness() -> None:
     np.random.seed(1)
     render(random_scene(9))
     assert (random.random(), np.random.rand()) == expected
+
+
+def test_training_needs_nothing_but_torch_numpy_safetensors_and_diffusers(tmp_path: Path) -> None:
+    """It runs where the package itself could not: other packages cannot be imported there."""
+    program = f"""
+import sys
+for name in ("transformers", "tokenizers", "av", "tyro", "rich", "matplotlib", "accelerate", "psutil", "peft"):
+    sys.modules[name] = None
+from adaflow.miniature.train import main
+rest = ["--minutes", "5", "--samples", "2", "--batch", "2", "--workers", "0", "--device", "cpu"]
+main(["unet", "--init", {str(WEIGHTS)!r}, "--out", {str(tmp_path / "unet")!r}, *rest])
+main(["classifier", "--out", {str(tmp_path / "classifier")!r}, *rest])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "unet" / "training.json").is_file()
+    assert (tmp_path / "classifier" / "classifier.safetensors").is_file()

@@ -26,8 +26,8 @@ KEY_ROW_FACTOR = 14
 MEASURED_KEYS = 12
 """Keyframes of a timed choice of kept tokens."""
 
-MEASURED_ROWS = 16
-"""Rows of a timed call: enough for a batch's efficiency, few enough not to cost what is estimated."""
+MEASURED_SECONDS = 0.5
+"""How long a timed call may take, about: as many rows as the plan has, but not so many as to cost what is estimated."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,6 @@ class UnitCosts:
     """Seconds of one unit of each kind of work, measured on this machine for this model, size and plan."""
 
     row: float  # one row of a plain UNet call
-    cut: float  # one source row up to the last injected resnet, propagated
-    frame: float  # the two edit rows of one frame, propagated
     match: float  # one frame matched with one keyframe
     encode: float
     decode: float
@@ -85,12 +83,13 @@ def unit_costs(run: Run) -> UnitCosts:
 def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
     """What an edit with `clips` keyframes takes, features and partition done."""
     key, choice = measure_key(run, clips), measure_choice(run, clips)
+    cut, frame = measure_propagation(run, clips, costs)
     config, n = run.config, run.frames
     steps, with_features = config.steps, injected_steps(config.injection.features, config.steps)
     seconds = {
         "invert": n * config.inversion_steps * costs.row,
         "match": n * _distinct(steps, n / clips) * costs.match,
-        "edit": with_features * n * costs.cut + steps * (n * costs.frame + clips * key + clips**2 * choice),
+        "edit": with_features * n * cut + steps * (n * frame + clips * key + clips**2 * choice),
         "decode": n * costs.decode,
     }
     return Estimate(clips, seconds, disk_bytes(run, clips), *memory_bytes(run, clips))
@@ -157,40 +156,57 @@ def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
 
 
 def measure(run: Run) -> UnitCosts:
-    """Time one call of each kind but the key pass."""
-    backbone, config = run.backbone, run.config
-    rows, frames = min(run.plan.rows, MEASURED_ROWS), min(run.plan.frames, MEASURED_ROWS // 2)
-    sites = backbone.attention_sites()
+    """Time one call of each kind that does not depend on the number of clips."""
+    backbone, plan = run.backbone, run.plan
+    text, z, generator = backbone.conditioning("", "", ""), _noise(run, plan.rows), torch.Generator().manual_seed(0)
+
+    def seconds_a_row(rows: int) -> float:
+        return _timed(lambda: backbone.predict(z[:rows], 500, text.rows(range(rows), "source")), backbone) / rows
+
+    depth = _feature_channels(backbone, run.config.features.block)
+    tokens = [
+        torch.randn(_tokens(run, level), depth, generator=generator).to(backbone.device) for level in _levels(backbone)
+    ]
+    image = torch.zeros(plan.images, *run.geometry.padded, 3, dtype=torch.uint8)
+    latents = _noise(run, plan.images)
+    first = seconds_a_row(1)
+    rows = _affordable(first, plan.rows)
+    return UnitCosts(
+        row=seconds_a_row(rows) if rows > 1 else first,
+        match=_timed(lambda: [match(f, f.flip(0)) for f in tokens], backbone),
+        encode=_timed(lambda: backbone.encode(image), backbone) / plan.images,
+        decode=_timed(lambda: backbone.decode(latents), backbone) / plan.images,
+    )
+
+
+def measure_propagation(run: Run, clips: int, costs: UnitCosts) -> tuple[float, float]:
+    """Seconds of one source row up to the last injected resnet, and of one frame's two edit rows, both propagated."""
+    backbone, injected = run.backbone, run.backbone.injection_feature_sites(run.config.injection.sites)
+    frames = _affordable(2 * costs.row, min(run.plan.frames, max(1, round(run.frames / clips))))
+    sites, record = backbone.attention_sites(), MemoryRecord(backbone.device)
     branches: tuple[Branch, ...] = ("source", *EDITED)
-    text, z, generator = backbone.conditioning("", "", ""), _noise(run, max(2, rows)), torch.Generator().manual_seed(0)
-    record = MemoryRecord(backbone.device)
+    text, z = backbone.conditioning("", "", ""), _noise(run, 2 * frames)
     phi = {
         level: torch.arange(_tokens(run, level)).expand(frames, -1).to(backbone.device) for level in _levels(backbone)
     }
-    depth = _feature_channels(backbone, config.features.block)
-    tokens = {level: torch.randn(_tokens(run, level), depth, generator=generator).to(backbone.device) for level in phi}
-    image = torch.zeros(run.plan.images, *run.geometry.padded, 3, dtype=torch.uint8)
     with attention_installed(backbone.unet, sites, KeyPass(branches, 1, record=record).processor):
         backbone.predict(z[:1].expand(3, -1, -1, -1), 500, text.rows([0], *branches))
 
-    def propagated() -> None:
-        with attention_installed(backbone.unet, sites, PropagationPass(record, branches, EDITED, 0, phi).processor):
-            backbone.predict(z[: 2 * frames], 500, text.rows(range(frames), *EDITED))
-
     def cut() -> None:
-        injected = backbone.injection_feature_sites(config.injection.sites)
         one = PropagationPass(record, branches, ("source",), 0, phi)
         with attention_installed(backbone.unet, sites, one.processor), source_features(backbone.unet, injected):
             backbone.predict(z[:frames], 500, text.rows(range(frames), "source"))
 
-    return UnitCosts(
-        row=_timed(lambda: backbone.predict(z[:rows], 500, text.rows(range(rows), "source")), backbone) / rows,
-        cut=_timed(cut, backbone) / frames,
-        frame=_timed(propagated, backbone) / frames,
-        match=_timed(lambda: [match(f, f.flip(0)) for f in tokens.values()], backbone),
-        encode=_timed(lambda: backbone.encode(image), backbone) / run.plan.images,
-        decode=_timed(lambda: backbone.decode(z[: run.plan.images]), backbone) / run.plan.images,
-    )
+    def propagated() -> None:
+        with attention_installed(backbone.unet, sites, PropagationPass(record, branches, EDITED, 0, phi).processor):
+            backbone.predict(z, 500, text.rows(range(frames), *EDITED))
+
+    return _timed(cut, backbone) / frames, _timed(propagated, backbone) / frames
+
+
+def _affordable(seconds: float, most: int) -> int:
+    """How many units of so many seconds a timed call has."""
+    return max(1, min(most, round(MEASURED_SECONDS / max(seconds, 1e-6))))
 
 
 def measure_key(run: Run, clips: int) -> float:
