@@ -408,7 +408,6 @@ def test_an_older_output_stays_until_the_new_one_is_whole(
     interrupt(monkeypatch, "write")
     assert_refused(edit(), 130, "interrupted")
     assert files(out.parent) == {out: b"older"}
-    monkeypatch.undo()
     assert_done(edit(), out)
 
 

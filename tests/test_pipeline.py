@@ -125,6 +125,8 @@ def test_inspect_and_preview(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
         found = pipe.inspect(video(), config=settings(run=RunConfig(rows=rows)), workspace=tmp_path / "w")
         assert len(found.partition) == 3 and min(found.estimate.seconds.values()) > 0
     pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
+    for kept in (tmp_path / "w").rglob("costs.json"):
+        kept.write_text('{"row": 1.0, "of another version": 2.0}')
     again = pipe.inspect(video(), config=settings(), workspace=tmp_path / "w").estimate.seconds
     assert again["invert"] == again["match"] == 0 < again["edit"]  # what is in the workspace is not counted again
     shown = pipe.preview(video(), PROMPT, keyframes=2, config=settings(), workspace=tmp_path / "w")

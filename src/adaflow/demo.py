@@ -13,7 +13,7 @@ from .meter import Meter
 from .pipeline import AdaFlowPipeline
 from .reports import edit_report, side_by_side_film
 
-DEMO_FILM = "cuts-4"
+DEMO_FILM = "cuts-20"
 PROMPT_CHANGES = {"colour": "blue"}
 FRAMES_PER_SECOND = 12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import psutil
@@ -74,7 +74,7 @@ class UnitCosts:
 def unit_costs(run: Run) -> UnitCosts:
     """The unit costs of this model, size and plan: measured once for a workspace, then remembered."""
     stored = run.remembered("costs")
-    if stored is None:
+    if stored is None or stored.keys() != {f.name for f in fields(UnitCosts)}:  # another version counted otherwise
         stored = asdict(measure(run))
         run.remember("costs", stored)
     return UnitCosts(**stored)
