@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import RESULTS, machine
+from safetensors.torch import load_file, save_file
 
 from adaflow import EditConfig
 from adaflow.backbone import Backbone
@@ -41,6 +42,7 @@ from adaflow.config import resolve as resolve_config
 from adaflow.correspondence import match, normalise
 from adaflow.features import FeatureExtractor
 from adaflow.keyframes import partition, window_size
+from adaflow.longv_eval.metrics.correspondence import distance, true_tokens
 from adaflow.miniature.world import RECIPES, Film, video
 
 CELL = 8  # pixels of a token
@@ -90,23 +92,6 @@ def features_of(backbone: Backbone, latents: torch.Tensor, config: FeatureConfig
 
 
 # -- truth -------------------------------------------------------------------------------------------------------------
-
-
-def true_tokens(film: Film, first: int, second: int, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the middle of each token of a frame is in another, in tokens ``[h * w, 2]`` (x, y; a token's own middle has
-    its index), and whether that is known ``[h * w]``."""
-    h, w = grid
-    displacement, valid = film.flow(first, second)
-    middle = (slice(CELL // 2, None, CELL), slice(CELL // 2, None, CELL))
-    y, x = np.mgrid[:h, :w]
-    position = np.stack([x, y], axis=-1) + displacement[middle] / CELL
-    return position.reshape(-1, 2), valid[middle].reshape(-1)
-
-
-def distance(matches: torch.Tensor, positions: np.ndarray, width: int) -> np.ndarray:
-    """How far matches ``[N]`` lie from true positions ``[N, 2]``, in tokens, along the axis where it is more."""
-    found = np.stack([matches.numpy() % width, matches.numpy() // width], axis=-1)
-    return np.abs(found - positions).max(axis=-1)
 
 
 def entrances(film: Film) -> list[tuple[int, int]]:
@@ -186,7 +171,7 @@ class Sample:
             else:
                 positions, valid = true_tokens(self.film, frame, keyframe, self.grid)
                 matches = match(self.features[frame].flatten(0, 1), self.features[keyframe].flatten(0, 1))
-                right = valid & (distance(matches, positions, w) <= 1)
+                right = valid & (distance(matches.numpy(), positions, w) <= 1)
                 self._explained[pair] = (int(valid.sum()), int(right.sum()))
         return self._explained[pair]
 
@@ -215,14 +200,14 @@ def samples(
         count = CUT_FILMS if recipe == "cuts" else OTHER_FILMS
         for seed in range(first_seed, first_seed + (max(1, count // 4) if quick else count)):
             film = video(f"{recipe}-{seed}", FRAMES)
-            path = cache / f"{backbone.fingerprint()}-{recipe}-{seed}-{film_key(film)}.pt" if cache else None
+            path = cache / f"{backbone.fingerprint()}-{recipe}-{seed}-{film_key(film)}.safetensors" if cache else None
             if path and path.exists():
-                latents = torch.load(path)
+                latents = load_file(path)["latents"]
             else:
                 latents = latents_of(backbone, iter(film))
                 if path:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    torch.save(latents, path)
+                    save_file({"latents": latents.contiguous()}, path)
             found.append(Sample(recipe, film, features_of(backbone, latents, config), entrances(film)))
     return found
 

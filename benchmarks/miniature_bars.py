@@ -41,12 +41,10 @@ from aks_calibration import (
     NAMES,
     card_settings,
     confirm,
-    distance,
     features_of,
     latents_of,
     load_backbone,
     samples,
-    true_tokens,
 )
 from common import RESULTS, StageClock, machine
 from diffusers import StableDiffusionPipeline
@@ -71,6 +69,7 @@ from adaflow.config import FeatureConfig
 from adaflow.correspondence import match, resize
 from adaflow.demo import DEMO_FILM, FRAMES_PER_SECOND, PROMPT_CHANGES
 from adaflow.inversion import invert, sample
+from adaflow.longv_eval.metrics.correspondence import distance, true_tokens
 from adaflow.miniature.classifier import AttributeClassifier
 from adaflow.miniature.world import RECIPES, STYLES, Film, Scene, caption, random_scene, render, video
 
@@ -286,7 +285,7 @@ def matches(pipe: AdaFlowPipeline, counts: Counts, sweep: bool) -> tuple[dict[st
         off: list[np.ndarray] = []
         for n, pair in enumerate(pairs):
             first, second = (resize(features[2 * n + k].float(), grid) for k in range(2))
-            off.append(distance(match(first[pair.tokens], second), pair.positions, grid[1]))
+            off.append(distance(match(first[pair.tokens], second).numpy(), pair.positions, grid[1]))
 
         def within(asked: dict[str, str], limit: float = 1) -> float | None:
             parts = [o <= limit for o, pair in zip(off, pairs, strict=True) if asked.items() <= vars(pair).items()]

@@ -10,9 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from adaflow.miniature import WEIGHTS
 from adaflow.miniature.classifier import AttributeClassifier
@@ -434,14 +436,12 @@ def captions() -> list[str]:
 
 
 def test_words_have_the_ids_of_the_clip_tokenizer(captions: list[str]) -> None:
-    transformers = pytest.importorskip("transformers")
     theirs = transformers.CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     ids = theirs(captions, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
     assert torch.equal(WordTokenizer(WEIGHTS / "tokenizer")(captions), ids)
 
 
 def test_text_encoder_equals_clip(captions: list[str]) -> None:
-    transformers = pytest.importorskip("transformers")
     theirs = transformers.CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder").float().eval()
     ids = WordTokenizer(WEIGHTS / "tokenizer")(captions[:20])
     with torch.inference_mode():
@@ -472,8 +472,6 @@ def test_classifier_reads_held_out_renders() -> None:
 
 
 def test_text_to_image_obeys_its_prompt() -> None:
-    diffusers = pytest.importorskip("diffusers")
-    pytest.importorskip("transformers")
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(WEIGHTS, local_files_only=True).to(torch.float32)
     assert pipe.safety_checker is None and pipe.feature_extractor is None
     pipe.set_progress_bar_config(disable=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import HEIGHT, KINDS, PATCHES, WIDTH, N, Sound, make, make_kind, patch, picture
 
 from adaflow.errors import ConfigError, InputError, ResourceError
@@ -433,9 +434,8 @@ def test_output_is_checked_before_any_work(files: dict[str, Path], tmp_path: Pat
 
 
 def test_frames_in_memory_are_a_source(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
     stack = np.stack([picture(n) for n in range(4)])
-    images = [image.fromarray(frame) for frame in stack]
+    images = [Image.fromarray(frame) for frame in stack]
     sources = [open_source(stack), open_source(images), open_source(list(stack)), open_source(stack / 255)]
     for source in sources:
         assert (source.info.frames, source.info.height, source.info.width) == (4, HEIGHT, WIDTH)

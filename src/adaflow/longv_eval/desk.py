@@ -180,7 +180,7 @@ class Desk:
             frames.flush()
             del frames
             part.replace(file)
-        return np.load(file, mmap_mode="r")
+        return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
