@@ -50,16 +50,21 @@ def write(name: str, figures: dict[str, Any]) -> None:
 
 
 class StageClock:
-    """A progress callback that adds up the seconds of each stage."""
+    """A progress callback that adds up the seconds of each stage, and prints a line every so many of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, say_every: float | None = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._say_every = say_every
+        self._last = self._said = time.perf_counter()
 
     def __call__(self, progress: Any) -> None:
         now = time.perf_counter()
         self.seconds[progress.stage] = self.seconds.get(progress.stage, 0.0) + now - self._last
         self._last = now
+        if self._say_every and (now - self._said >= self._say_every or progress.done == progress.total):
+            self._said = now
+            done = f"{progress.stage} {progress.done} of {progress.total}"
+            print(done, {k: round(v, 1) for k, v in self.seconds.items()}, flush=True)
 
 
 def child(script: str, *arguments: str) -> dict[str, Any]:

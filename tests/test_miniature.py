@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,9 +19,12 @@ import transformers
 
 from adaflow.miniature import WEIGHTS
 from adaflow.miniature.classifier import AttributeClassifier
-from adaflow.miniature.data import Scenes, labels
+from adaflow.miniature.data import LatentPool, Scenes, labels
+from adaflow.miniature.scene import MORE_PLACES, training_scene
 from adaflow.miniature.text import TextEncoder, WordTokenizer
 from adaflow.miniature.train import main as train
+from adaflow.miniature.train import normalise
+from adaflow.miniature.vocabulary import SYNONYMS, words
 from adaflow.miniature.world import (
     BACKGROUNDS,
     COLOURS,
@@ -422,9 +426,68 @@ def test_wrong_films_are_refused() -> None:
 
 def test_training_samples_match_their_scenes() -> None:
     sample = next(iter(Scenes(first=11)))
-    scene = random_scene(11)
-    assert sample["caption"] == caption(scene) and sample["labels"].tolist() == labels(scene)
-    assert np.array_equal(sample["image"].numpy(), render(scene))
+    scene, time, text = training_scene(11)
+    assert sample["caption"] == text and sample["labels"].tolist() == labels(scene)
+    assert np.array_equal(sample["image"].numpy(), render(scene, time))
+
+
+def test_training_scenes_vary_and_leave_the_held_out_alone() -> None:
+    drawn_scenes = [training_scene(seed)[0] for seed in range(600)]
+    assert not {s.place for s in drawn_scenes} & set(PLACES["test"])
+    assert any(s.place in MORE_PLACES for s in drawn_scenes) and any(s.place in PLACES["train"] for s in drawn_scenes)
+    assert not any(held_out(o.kind, o.colour, s.background) for s in drawn_scenes for o in s.objects)
+    for share in (
+        np.mean([s.zoom is not None for s in drawn_scenes]),
+        np.mean([s.light is not None for s in drawn_scenes]),
+    ):
+        assert 0.12 < share < 0.28
+    pairs = [s for s in drawn_scenes if len(s.objects) == 2]
+    overlaps = [abs(s.objects[0].x - s.objects[1].x) < 35 for s in pairs]
+    assert 0.1 < np.mean(overlaps) < 0.6
+    for scene, time, _ in map(training_scene, range(150)):  # somebody is to be seen in each
+        assert masks(scene, time).sum() > 300
+
+
+def test_training_captions_say_the_same_in_other_words() -> None:
+    synonyms = {other: canonical for canonical, others in SYNONYMS.items() for other in others}
+    free = 0
+    for seed in range(400):
+        scene, _, text = training_scene(seed)
+        assert set(re.findall("[a-z]+", text)) <= words()
+        free += text != caption(scene)
+        for thing in scene.objects:
+            for word in (thing.colour, thing.kind):
+                said = [word, *SYNONYMS.get(word, ())]
+                assert any(re.search(rf"\b{w}\b", text) for w in said), (text, word)
+    assert 100 < free < 350
+    assert not set(synonyms) & {*OBJECTS, *COLOURS, *BACKGROUNDS}  # none means two things
+
+
+def test_normalised_latents_reconstruct_the_same() -> None:
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=3).eval()
+    x = torch.randn(8, 3, 16, 16)
+    with torch.no_grad():
+        before = vae.encode(x).latent_dist
+        image = vae.decode(before.mean).sample
+        normalise(vae, before.mean)
+        after = vae.encode(x).latent_dist
+        torch.testing.assert_close(vae.decode(after.mean).sample, image, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.mean.std((0, 2, 3)), torch.ones(3))
+    scale = before.mean.std((0, 2, 3)).view(1, -1, 1, 1)
+    torch.testing.assert_close(after.std * scale, before.std, atol=1e-5, rtol=1e-4)
+
+
+def test_a_pool_gives_what_was_added_last() -> None:
+    pool, generator = LatentPool(capacity=10), torch.Generator().manual_seed(0)
+    for start in range(0, 24, 4):
+        numbers = torch.arange(start, start + 4)
+        pool.add(numbers.float().view(4, 1, 1, 1).expand(4, 2, 3, 5), numbers.view(4, 1).expand(4, 6))
+    latents, ids = pool.draw(500, generator)
+    assert latents.shape == (500, 2, 3, 5) and latents.dtype == torch.float32 and ids.shape == (500, 6)
+    assert torch.equal(latents[:, 0, 0, 0].long(), ids[:, 0])  # a latent keeps its own caption
+    assert set(ids[:, 0].tolist()) == set(range(14, 24)) and len(pool) == 10
 
 
 # -- the weights ----------------------------------------------------------------------------------------------------
@@ -439,6 +502,11 @@ def test_words_have_the_ids_of_the_clip_tokenizer(captions: list[str]) -> None:
     theirs = transformers.CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
     ids = theirs(captions, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
     assert torch.equal(WordTokenizer(WEIGHTS / "tokenizer")(captions), ids)
+
+
+def test_every_word_of_the_world_is_one_token() -> None:
+    theirs = transformers.CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer")
+    assert [word for word in words() if len(theirs.tokenize(word)) != 1] == []
 
 
 def test_text_encoder_equals_clip(captions: list[str]) -> None:
@@ -464,8 +532,8 @@ def test_classifier_reads_held_out_renders() -> None:
         "background": [s.background for s in scenes],
         "style": [s.style for s in scenes],
     }
-    for name, words in truth.items():
-        assert np.mean(np.array(found[name]) == np.array(words)) >= 0.95, name
+    for name, asked in truth.items():
+        assert np.mean(np.array(found[name]) == np.array(asked)) >= 0.95, name
     coloured = np.array([s.style != "pencil" for s in scenes])
     right = np.array(found["colour"]) == np.array([s.objects[0].colour for s in scenes])
     assert right[coloured].mean() >= 0.95

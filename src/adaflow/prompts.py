@@ -8,7 +8,7 @@ import re
 from .backbone import Backbone
 from .config import ResolvedConfig
 from .errors import InputError
-from .miniature.vocabulary import BACKGROUND_TEXT, COLOURS, OBJECTS, STYLE_TEXT
+from .miniature import vocabulary as world
 
 _FILLER = frozenset(["a", "an", "the", "and", "of", "with", "in", "on", "at", "to", "as", "is", "are", ",", "."])
 
@@ -26,7 +26,7 @@ def check_prompt(prompt: str, backbone: Backbone) -> list[str]:
         notes.append(f"the prompt is longer than the model reads; this end of it is ignored: {cut!r}")
     if backbone.card.embedded:
         words = re.findall(r"[a-z]+", prompt.lower())
-        vocabulary = _vocabulary()
+        vocabulary = world.words() | _FILLER
         unknown = [w for w in dict.fromkeys(words) if w not in vocabulary]
         if not [w for w in words if w in vocabulary - _FILLER]:
             some = ", ".join(sorted(vocabulary - _FILLER)[:40])
@@ -43,9 +43,3 @@ def branch_prompts(prompt: str, config: ResolvedConfig) -> tuple[str, str, str]:
     source = config.source_prompt or (prompt if config.prompt_fallback == "prompt" else "")
     negative = source if config.negative_prompt == "source" else config.negative_prompt
     return source, negative, prompt
-
-
-def _vocabulary() -> frozenset[str]:
-    """The words of the miniature's world. Its tokenizer has more, which its training no longer meets."""
-    phrases = (*OBJECTS, *COLOURS, *BACKGROUND_TEXT.values(), *STYLE_TEXT.values())
-    return frozenset(re.findall(r"[a-z]+", " ".join(phrases).lower())) | _FILLER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .render import render
-from .scene import Scene, Split, caption, random_scene
+from .scene import Scene, training_scene
 from .vocabulary import VOCABULARY
 
 
@@ -24,24 +25,37 @@ def labels(scene: Scene) -> list[int]:
 
 
 class Scenes(IterableDataset):
-    """Random scenes of consecutive seeds from ``first`` on: ``{image, caption, labels}``, without end."""
+    """Training scenes of consecutive seeds from ``first`` on: ``{image, caption, labels}``, without end."""
 
-    def __init__(self, first: int, split: Split = "train", objects: int | None = None) -> None:
+    def __init__(self, first: int, objects: int | None = None) -> None:
         super().__init__()
-        self.first, self.split, self.objects = first, split, objects
+        self.first, self.objects = first, objects
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         index, step = (worker.id, worker.num_workers) if worker else (0, 1)
         for seed in count(self.first + index, step):
-            scene = random_scene(seed, self.split, self.objects)
-            image = torch.from_numpy(render(scene))
-            yield {"image": image, "caption": caption(scene), "labels": torch.tensor(labels(scene))}
+            scene, time, text = training_scene(seed, self.objects)
+            image = torch.from_numpy(render(scene, time))
+            yield {"image": image, "caption": text, "labels": torch.tensor(labels(scene))}
 
 
-def _one_thread(_: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@contextmanager
+def _children_with_one_thread() -> Iterator[None]:
+    """Processes started meanwhile do their arithmetic in one thread: several in each of many wait for one another."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def batches(dataset: Scenes, batch: int, workers: int) -> Iterator[dict[str, Any]]:
@@ -50,22 +64,36 @@ def batches(dataset: Scenes, batch: int, workers: int) -> Iterator[dict[str, Any
         dataset,
         batch_size=batch,
         num_workers=workers,
-        worker_init_fn=_one_thread,
-        prefetch_factor=4 if workers else None,
+        # forked, they would keep the arithmetic threads that this process was started with
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=3 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    with _children_with_one_thread():
+        return iter(loader)
 
 
 class LatentPool:
-    """A fixed number of encoded samples in memory, drawn from in shuffled passes: for machines without GPU."""
+    """The latest encoded samples, to be drawn from more than once: rendering and encoding cost more than a step may."""
 
-    def __init__(self, latents: Tensor, ids: Tensor, generator: torch.Generator) -> None:
-        self.latents, self.ids, self.generator = latents, ids, generator
-        self.order = torch.empty(0, dtype=torch.int64)
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.added = capacity, 0
+        self._latents = self._ids = torch.empty(0)
 
-    def draw(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Latents ``(batch, 4, h, w)`` float32 and token ids ``(batch, tokens)``."""
-        if len(self.order) < batch:
-            self.order = torch.randperm(len(self.latents), generator=self.generator)
-        chosen, self.order = self.order[:batch], self.order[batch:]
-        return self.latents[chosen].float(), self.ids[chosen].clone()
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, latents: Tensor, ids: Tensor) -> None:
+        """Latents ``(b, c, h, w)``, kept in fp16, and token ids ``(b, tokens)``; the oldest make room."""
+        if not self.added:
+            self._latents = latents.new_empty((self.capacity, *latents.shape[1:]), dtype=torch.float16)
+            self._ids = ids.new_empty((self.capacity, *ids.shape[1:]))
+        places = torch.arange(self.added, self.added + len(latents), device=latents.device) % self.capacity
+        self._latents[places] = latents.half()
+        self._ids[places] = ids
+        self.added += len(latents)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents ``(count, c, h, w)`` float32 and token ids ``(count, tokens)``, any of those there."""
+        chosen = torch.randint(0, len(self), (count,), generator=generator, device=self._latents.device)
+        return self._latents[chosen].float(), self._ids[chosen]

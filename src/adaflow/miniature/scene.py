@@ -9,12 +9,13 @@ from typing import Literal
 
 from .panorama import WIDTH as PANORAMA_WIDTH
 from .sprites import AIRBORNE, shape
-from .vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES, compose
+from .vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES, compose, compose_freely
 
 HEIGHT, WIDTH = 128, 224
 ZOOM_MOST = 1.6
 Split = Literal["train", "test"]
 PLACES = {"train": range(0, 160), "test": range(160, 200)}
+MORE_PLACES = range(200, 440)  # training scenes lie there too
 
 
 @dataclass(frozen=True)
@@ -218,3 +219,33 @@ def random_scene(seed: int, split: Split = "train", objects: int | None = None, 
         offset=rng.uniform(0, PANORAMA_WIDTH - WIDTH - 1),
         pan=rng.choice((0.0, rng.uniform(-1.2, 1.2))),
     )
+
+
+def training_scene(seed: int, objects: int | None = None) -> tuple[Scene, float, str]:
+    """A scene of the training split that varies more than ``random_scene``, a time in it, and a caption for it.
+
+    It may lie in more places; its camera may have zoomed and its light faded; of two objects one may stand before the
+    other; the caption may use other words.
+    """
+    rng = random.Random(f"training {seed}")
+    scene = random_scene(seed, "train", objects)
+    things = list(scene.objects)
+    if len(things) == 2 and rng.random() < 0.4:
+        shift = rng.uniform(-30, 30)
+        things[1] = replace(things[1], x=things[0].x + shift if rng.random() < 0.7 else rng.uniform(38, WIDTH - 38))
+    zoom = light = None
+    if rng.random() < 0.2:
+        zoom = Zoom(0.01, rng.uniform(0, 2 * math.pi))
+        things = [_farther(thing, 0.72) for thing in things]
+    if rng.random() < 0.2:
+        light = Light(rng.uniform(0, 0.6), rng.uniform(0, 0.08), phase=rng.uniform(0, 2 * math.pi))
+    place = rng.choice((*PLACES["train"], *MORE_PLACES))
+    scene = replace(scene, place=place, objects=tuple(things), zoom=zoom, light=light)
+    looks = [(o.colour, o.kind) for o in scene.objects]
+    return scene, rng.uniform(0, 12), compose_freely(looks, scene.background, scene.style, rng)
+
+
+def _farther(thing: SceneObject, scale: float) -> SceneObject:
+    """The object as seen from so far that a zoom does not drive it out of the frame."""
+    x, y = WIDTH / 2 + scale * (thing.x - WIDTH / 2), HEIGHT / 2 + scale * (thing.y - HEIGHT / 2)
+    return replace(thing, x=x, y=y, size=scale * thing.size)

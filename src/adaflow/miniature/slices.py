@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,8 @@ class Slice:
     warmup: int = 150
     samples: int = 0
     steps: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: deque[Tensor] = field(default_factory=lambda: deque(maxlen=100))  # of the last steps, on their device
+    curve: list[tuple[int, float]] = field(default_factory=list)  # samples, and the mean of the losses then
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -39,15 +41,19 @@ class Slice:
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))) if self.schedule == "cosine" else 1.0
         return self.rate * min(1.0, (self.steps + 1) / self.warmup) * decay
 
+    @property
+    def loss(self) -> float:
+        """Mean over the last steps; waits for the device."""
+        return float(torch.stack(tuple(self.losses)).mean()) if self.losses else 0.0
+
     def report(self) -> dict[str, Any]:
         """What this slice has done, for the log and for ``training.json``."""
         minutes = (time.monotonic() - self.started) / 60
-        recent = self.losses[-100:]
         return {
             "samples": self.samples,
             "minutes": round(minutes, 2),
             "per_second": round(self.samples / max(60 * minutes, 1e-9), 1),
-            "loss": round(sum(recent) / max(1, len(recent)), 5),
+            "loss": round(self.loss, 5),
             "rate": float(f"{self.learning_rate():.3g}"),
             "batch": self.batch,
             "schedule": self.schedule,
@@ -88,7 +94,8 @@ def run_slice(
 ) -> None:
     """Optimise until the slice ends; ``save`` is called with the averaged weights in place."""
     averaged = Averaged(modules)
-    optimizer = torch.optim.AdamW(averaged.live, plan.rate, betas=(0.9, 0.99), weight_decay=weight_decay, foreach=True)
+    kernels = {"fused": True} if averaged.live[0].is_cuda else {"foreach": True}
+    optimizer = torch.optim.AdamW(averaged.live, plan.rate, betas=(0.9, 0.99), weight_decay=weight_decay, **kernels)
     next_save = next_word = time.monotonic()
     next_save += save_every
     while plan.progress < 1:
@@ -102,11 +109,12 @@ def run_slice(
         averaged.update()
         plan.steps += 1
         plan.samples += plan.batch
-        plan.losses.append(loss.item())
+        plan.losses.append(loss.detach())  # not its value: that would wait for the device
         now = time.monotonic()
         if now >= next_word:
             print(json.dumps(plan.report()), flush=True)
-            next_word = now + 60
+            plan.curve.append((plan.samples, round(plan.loss, 5)))
+            next_word = now + 10
         if now >= next_save:
             averaged.swap()
             save()

@@ -110,9 +110,11 @@ class TextEncoder(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> TextEncoder:
-        """The encoder saved in a folder (``config.json``, ``model.safetensors``), in fp32."""
+    def from_folder(cls, folder: Path, fresh: bool = False) -> TextEncoder:
+        """The encoder saved in a folder (``config.json``, ``model.safetensors``), in fp32; or one without weights."""
         model = cls(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        if fresh:
+            return model
         weights = load_file(folder / "model.safetensors")
         names = {name.removeprefix("text_model."): value.float() for name, value in weights.items()}
         names.pop("embeddings.position_ids", None)

@@ -11,7 +11,6 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from .vocabulary import STYLES, VOCABULARY
 SHARD = "14MB"
 CAPTION_DROPOUT = 0.12
 SNR_CAP = 5.0
+POOL = 100_000  # samples that can be drawn again
 PENCIL = STYLES.index("pencil")
 
 
@@ -42,17 +42,19 @@ class Job:
 
     out: Path
     init: Path | None
+    shape: Path
     device: torch.device
     workers: int
-    cache: int
+    fresh: float
     seed: int
+    thaw: bool
     save_every: float
     plan: Slice
 
     @property
     def base(self) -> Path:
-        """Where configurations, tokenizer and scheduler come from."""
-        return self.init or WEIGHTS
+        """Where configurations, tokenizer and scheduler come from, and weights where it is ``init``."""
+        return self.init or self.shape
 
     def autocast(self) -> torch.autocast:
         """bfloat16 where it is faster."""
@@ -62,7 +64,8 @@ class Job:
         """Add this slice to ``training.json``, after those of the weights it started from."""
         path = self.base / "training.json"
         history = json.loads(path.read_text(encoding="utf-8"))["slices"] if self.init and path.exists() else []
-        slices = [*history, {"task": task, "device": str(self.device), **self.plan.report()}]
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type
+        slices = [*history, {"task": task, "device": device, **self.plan.report(), "curve": self.plan.curve}]
         text = json.dumps({"next_seed": next_seed, "slices": slices}, indent=2)
         (self.out / "training.json").write_text(text + "\n", encoding="utf-8")
 
@@ -76,7 +79,8 @@ class Job:
         """The output folder, with everything of the base that this task does not train."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.out.resolve() != self.base.resolve():
-            shutil.copytree(self.base, self.out, dirs_exist_ok=True)
+            unwanted = None if self.init else shutil.ignore_patterns("*.safetensors*")
+            shutil.copytree(self.base, self.out, dirs_exist_ok=True, ignore=unwanted)
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -85,53 +89,60 @@ def save_model(model: Any, folder: Path) -> None:
     copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(folder, max_shard_size=SHARD)
 
 
-def load_model(kind: Any, folder: Path, fresh: bool) -> Any:
-    """A diffusers model in fp32, with its weights or freshly initialised."""
+def load_model(kind: Any, folder: Path, job: Job) -> tuple[Any, bool]:
+    """A diffusers model in fp32 on the job's device, with the weights to start from, and whether there are none yet."""
+    fresh = job.init is None or not any(folder.glob("*.safetensors"))
     if fresh:
-        return kind.from_config(kind.load_config(folder))
-    return kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+        model = kind.from_config(kind.load_config(folder))
+    else:
+        model = kind.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    return model.to(job.device), fresh
 
 
 def encode(vae: Any, images: Tensor, job: Job) -> Tensor:
     """Latents of uint8 frames ``(n, h, w, 3)``."""
     with torch.inference_mode(), job.autocast():
-        mode = vae.encode(to_model_range(images.to(job.device))).latent_dist.mode()
+        mode = vae.encode(to_model_range(images.to(job.device, non_blocking=True))).latent_dist.mode()
     return mode.float() * vae.config.scaling_factor
 
 
 def train_unet(job: Job) -> None:
     """UNet and text encoder, on latents of the frozen autoencoder: epsilon prediction, min-SNR weights."""
-    vae = load_model(AutoencoderKL, job.base / "vae", fresh=False).to(job.device).eval()
-    unet = load_model(UNet2DConditionModel, job.base / "unet", job.init is None).to(job.device).train()
+    vae, blank = load_model(AutoencoderKL, job.base / "vae", job)
+    if blank:
+        raise SystemExit("the UNet learns from an autoencoder: name a folder that holds one with --init")
+    vae.eval()
+    unet, fresh = load_model(UNet2DConditionModel, job.base / "unet", job)
+    unet.train()
     if job.device.type == "cpu":  # the backward of the fused attention is half of a step there
         unet.set_attn_processor(AttnProcessor())
-    text = TextEncoder.from_folder(job.base / "text_encoder").to(job.device).train()
-    if job.init is None:
+    text = TextEncoder.from_folder(job.base / "text_encoder", fresh).to(job.device).train()
+    if fresh:
         text.apply(_reset)
     tokens = WordTokenizer(job.base / "tokenizer")
     alphas = DDIMScheduler.from_pretrained(job.base / "scheduler").alphas_cumprod.to(job.device)
-    generator = torch.Generator().manual_seed(job.seed)
+    generator = torch.Generator(job.device).manual_seed(job.seed)
     first = job.first_seed()
-    source = batches(Scenes(first), job.plan.batch, job.workers)
-    pool = _fill_pool(source, vae, tokens, job, generator) if job.cache else None
-    empty = tokens([""])
     size = job.plan.batch
+    source = batches(Scenes(first), max(1, round(job.fresh * size)), job.workers)
+    pool = LatentPool(POOL)
+    empty = tokens([""]).to(job.device)
     job.plan.started = time.monotonic()
 
     def loss_of() -> Tensor:
-        if pool:
-            latents, ids = pool.draw(size)
-        else:
-            sample = next(source)
-            latents, ids = encode(vae, sample["image"], job), tokens(sample["caption"])
-        ids[torch.rand(size, generator=generator) < CAPTION_DROPOUT] = empty
-        strata = (torch.arange(size) + torch.rand(size, generator=generator)) / size * len(alphas)
-        t = strata.long().clamp(max=len(alphas) - 1).to(job.device)
-        noise = torch.randn(latents.shape, generator=generator).to(job.device)
+        sample = next(source)
+        latents, ids = encode(vae, sample["image"], job), tokens(sample["caption"]).to(job.device)
+        if job.fresh < 1:
+            pool.add(latents, ids)
+            latents, ids = pool.draw(size, generator)
+        ids[torch.rand(size, generator=generator, device=job.device) < CAPTION_DROPOUT] = empty
+        places = torch.arange(size, device=job.device) + torch.rand(size, generator=generator, device=job.device)
+        t = (places / size * len(alphas)).long().clamp(max=len(alphas) - 1)
+        noise = torch.randn(latents.shape, generator=generator, device=job.device)
         alpha = alphas[t].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents.to(job.device) + (1 - alpha).sqrt() * noise
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with job.autocast():
-            predicted = unet(noisy, t, text(ids.to(job.device)), return_dict=False)[0]
+            predicted = unet(noisy, t, text(ids), return_dict=False)[0]
         snr = alphas[t] / (1 - alphas[t])
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         return (error * snr.clamp(max=SNR_CAP) / snr).mean()
@@ -140,7 +151,7 @@ def train_unet(job: Job) -> None:
         save_model(unet, job.out / "unet")
         weights = {name: value.half().cpu().contiguous() for name, value in text.state_dict().items()}
         save_file(weights, job.out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
-        job.record("unet", first + (job.cache or job.plan.samples))
+        job.record("unet", first + (pool.added or job.plan.samples))
 
     job.start_output()
     run_slice(job.plan, [unet, text], loss_of, save, job.save_every)
@@ -155,53 +166,67 @@ def _reset(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def _fill_pool(
-    source: Iterator[dict[str, Any]], vae: Any, tokens: WordTokenizer, job: Job, generator: torch.Generator
-) -> LatentPool:
-    latents: list[Tensor] = []
-    ids: list[Tensor] = []
-    while sum(len(x) for x in latents) < job.cache:
-        sample = next(source)
-        latents.append(encode(vae, sample["image"], job).half().cpu())
-        ids.append(tokens(sample["caption"]))
-    return LatentPool(torch.cat(latents), torch.cat(ids), generator)
-
-
 def train_vae(job: Job) -> None:
-    """The autoencoder. With ``--init`` the encoder stays as it is, so that latents made with it stay valid."""
-    vae = load_model(AutoencoderKL, job.base / "vae", job.init is None).to(job.device).train()
-    if job.init is not None:
+    """The autoencoder. A trained encoder stays as it is, so that latents made with it stay valid, unless thawed."""
+    vae, fresh = load_model(AutoencoderKL, job.base / "vae", job)
+    vae.train()
+    whole = fresh or job.thaw
+    if not whole:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     first = job.first_seed()
     source = batches(Scenes(first), job.plan.batch, job.workers)
-    generator = torch.Generator().manual_seed(job.seed)
+    generator = torch.Generator(job.device).manual_seed(job.seed)
+    dice = torch.Generator().manual_seed(job.seed)
     crop = 96, 160  # of 128 x 224: twice the speed
     job.plan.started = time.monotonic()
 
     def loss_of() -> Tensor:
-        x = to_model_range(next(source)["image"].to(job.device))
-        with torch.set_grad_enabled(job.init is None), job.autocast():
+        x = to_model_range(next(source)["image"].to(job.device, non_blocking=True))
+        with torch.set_grad_enabled(whole), job.autocast():
             mean, log_variance = vae.quant_conv(vae.encoder(x)).float().chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator).to(job.device)
+        noise = torch.randn(mean.shape, generator=generator, device=job.device)
         z = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
-        top, left = (8 * int(torch.randint(0, n, (1,), generator=generator)) for n in (5, 9))
+        top, left = (8 * int(torch.randint(0, n, (1,), generator=dice)) for n in (5, 9))
         x = x[..., top : top + crop[0], left : left + crop[1]]
         z = z[..., top // 8 : (top + crop[0]) // 8, left // 8 : (left + crop[1]) // 8]
         with job.autocast():
             y = vae.decoder(vae.post_quant_conv(z))
         loss = reconstruction_loss(y.float(), x)
-        if job.init is None:
+        if whole:
             divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
             loss = loss + 3e-4 * divergence
         return loss
 
     def save() -> None:
-        save_model(vae, job.out / "vae")
+        finished = copy.deepcopy(vae)
+        if whole:
+            normalise(finished, torch.cat([encode(finished, next(source)["image"], job) for _ in range(8)]))
+        save_model(finished, job.out / "vae")
         job.record("vae", first + job.plan.samples)
 
     job.start_output()
     run_slice(job.plan, [vae], loss_of, save, job.save_every, weight_decay=1e-3)
+
+
+@torch.no_grad()
+def normalise(vae: Any, latents: Tensor) -> None:
+    """Let the autoencoder's latents have mean 0 and variance 1 in every channel, by its own two 1x1 convolutions.
+
+    Args:
+        vae: An `AutoencoderKL`, changed in place; what it reconstructs stays the same.
+        latents: What it encodes to so far, ``(n, c, h, w)``.
+
+    """
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    count = len(mean)
+    inner.bias[:count] -= mean
+    inner.bias[:count] /= deviation
+    inner.weight[:count] /= deviation.view(-1, 1, 1, 1)
+    inner.bias[count:] -= 2 * deviation.log()
+    outer.bias += (outer.weight * mean.view(1, -1, 1, 1)).sum((1, 2, 3))
+    outer.weight *= deviation.view(1, -1, 1, 1)
 
 
 def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
@@ -216,7 +241,7 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     for _ in range(3):
         slopes = slopes + d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
         d = F.avg_pool2d(d, 2)
-    return (difference.abs() * weight).mean() + 2 * (difference.square() * weight).mean() + coarse + 0.4 * slopes
+    return (difference.abs() * weight).mean() + 10 * (difference.square() * weight).mean() + coarse + 0.4 * slopes
 
 
 def train_classifier(job: Job) -> None:
@@ -263,6 +288,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights (a whole pipeline folder)")
     parser.add_argument("--init", type=Path, help="weights to start from; without it, training starts from nothing")
+    parser.add_argument(
+        "--shape", type=Path, default=WEIGHTS, help="pipeline folder whose sizes a model from nothing has"
+    )
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--samples", type=int, help="stop after so many samples, if the time is not up before")
     parser.add_argument("--batch", type=int, default=32)
@@ -270,8 +298,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup", type=int, default=150, help="steps until the learning rate has its full value")
     parser.add_argument("--schedule", choices=("cosine", "constant"), default="cosine")
     parser.add_argument("--workers", type=int, default=2, help="rendering processes")
-    parser.add_argument("--cache", type=int, default=0, help="encode so many samples once and reuse them (unet)")
+    parser.add_argument("--fresh", type=float, default=1, help="share of a batch not drawn from earlier samples (unet)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--thaw", action="store_true", help="train the encoder too; a UNet must then learn anew (vae)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save-every", type=float, default=240, help="seconds between checkpoints")
     given = parser.parse_args(arguments)
@@ -281,10 +310,12 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         given.out,
         given.init,
+        given.shape,
         torch.device(given.device),
         given.workers,
-        given.cache,
+        given.fresh,
         given.seed,
+        given.thaw,
         given.save_every,
         plan,
     )
