@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 from models import tiny_pipeline
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from adaflow.cards import ModelCard
 from adaflow.config import InjectionConfig, resolve
 from adaflow.editing import Editor, edit_keyframes
 from adaflow.errors import ConfigError, InputError
-from adaflow.inversion import check_grids, guided, invert, invert_steps, sample
+from adaflow.inversion import check_grids, coarse_grid, coarse_steps, guided, invert, invert_steps, sample
 
 LATENT = (4, 8, 12)
 KINDS = ["epsilon", "v_prediction"]
@@ -39,6 +41,8 @@ def ddim(kind: str, out: Tensor, x: Tensor, here: Tensor, there: Tensor) -> Tens
     out, x = out.double(), x.double()
     if kind == "epsilon":
         epsilon, clean = out, (x - (1 - here).sqrt() * out) / here.sqrt()
+    elif kind == "sample":
+        epsilon, clean = (x - here.sqrt() * out) / (1 - here).sqrt(), out
     else:
         clean, epsilon = here.sqrt() * x - (1 - here).sqrt() * out, here.sqrt() * out + (1 - here).sqrt() * x
     return there.sqrt() * clean + (1 - there).sqrt() * epsilon
@@ -129,6 +133,82 @@ def test_guidance_is_linear_between_the_branches() -> None:
     assert torch.equal(guided(both, 1.0), both[:2] + (both[2:] - both[:2]))
     assert torch.equal(guided(both, 0.0), both[:2])
     assert (guided(both, 3.0) - (3 * both[2:] - 2 * both[:2])).abs().max() < 1e-5
+
+
+# -- fewer inversion steps ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "sample"])
+@pytest.mark.parametrize(("steps", "sampling"), [(1, 4), (2, 5), (3, 7), (4, 4)])
+def test_a_coarse_inversion_equals_ddim_written_out(kind: str, steps: int, sampling: int) -> None:
+    """Each prediction serves all sampling timesteps up to its own, in float64; grid points are plain DDIM steps."""
+    backbone = make(kind)
+    text, clean = texts(backbone), noise(2, *LATENT)
+    found = dict(coarse_steps(backbone, clean, text, steps, sampling))
+    timesteps = sorted(backbone.scheduler(sampling).timesteps.tolist())
+    assert list(found) == timesteps
+    x, level, passed = clean.double(), ALPHAS[0], 0
+    for i in range(steps):
+        last = int((i + 1) * sampling / steps) - 1
+        out = backbone.predict(x.float(), timesteps[last], text.rows([0, 1], "source"))
+        for t in timesteps[passed : last + 1]:
+            expected = ddim(kind, out, x, level, ALPHAS[t])
+            assert (found[t] - expected).abs().max() < 1e-4 * expected.abs().max()
+        x, level, passed = expected, ALPHAS[timesteps[last]], last + 1
+    assert passed == sampling
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_coarse_steps_as_sampling_steps_are_diffusers_own(kind: str) -> None:
+    backbone = make(kind)
+    text, clean = texts(backbone), noise(1, *LATENT)
+    plain = invert(backbone, clean, text, 5)
+    for t, z in coarse_steps(backbone, clean, text, 5, 5):
+        assert (z - plain[t]).abs().max() < 1e-5
+    assert all(torch.equal(plain[t], z) for t, z in invert_steps(backbone, clean, text, 5, sampling_steps=5))
+
+
+def test_where_steps_divide_the_grid_points_are_diffusers_own_with_a_later_start() -> None:
+    backbone = make()
+    config = {**backbone.pipe.scheduler.config, "timestep_spacing": "leading", "clip_sample": False}
+    scheduler = DDIMInverseScheduler.from_config(config, steps_offset=251)
+    scheduler.set_timesteps(2)
+    text, x = texts(backbone), noise(1, *LATENT)
+    found = invert(backbone, x, text, 2, sampling_steps=4)
+    assert scheduler.timesteps.tolist() == [251, 751] and list(found) == [1, 251, 501, 751]
+    for t in scheduler.timesteps:
+        x = scheduler.step(backbone.predict(x, t, text.rows([0], "source")), t, x).prev_sample
+        assert (found[int(t)] - x).abs().max() < 1e-5
+
+
+def test_coarse_steps_predict_only_so_often() -> None:
+    backbone, calls = make(), []
+    handle = backbone.unet.register_forward_hook(lambda _m, args, _o: calls.append(int(args[1])))
+    found = invert(backbone, noise(1, *LATENT), texts(backbone), 3, sampling_steps=10)
+    handle.remove()
+    assert calls == [list(found)[place] for place in (2, 5, 9)] and len(found) == 10
+
+
+@given(sampling=st.integers(1, 200), share=st.floats(0, 1))
+def test_the_coarse_grid_is_even_and_ends_where_sampling_starts(sampling: int, share: float) -> None:
+    steps = 1 + int(share * (sampling - 1))
+    grid = coarse_grid(sampling, steps)
+    assert len(grid) == steps and grid[-1] == sampling - 1
+    gaps = [b - a for a, b in zip([-1, *grid], grid, strict=False)]
+    assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_coarser_the_inversion_the_further_from_the_fine_one(kind: str) -> None:
+    backbone = make(kind)
+    backbone.unet.conv_out.weight.mul_(0.2)
+    clean, text = noise(1, *LATENT), texts(backbone)
+    fine = invert(backbone, clean, text, 40)
+    errors = []
+    for steps in (20, 10, 5):
+        coarse = invert(backbone, clean, text, steps, sampling_steps=40)
+        errors.append(float(torch.stack([(coarse[t] - fine[t]).abs().mean() for t in fine]).mean()))
+    assert 0 < 1.5 * errors[0] < errors[1] < errors[2] / 1.5
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------

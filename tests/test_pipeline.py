@@ -23,6 +23,7 @@ from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
 from adaflow.config import InjectionConfig, KeyframeConfig, OutputConfig, RunConfig, SlimmingConfig, resolve
 from adaflow.errors import Cancelled, ConfigError, InputError, ResourceError
+from adaflow.inversion import invert
 from adaflow.keyframes import Clip
 from adaflow.progress import STAGES, Progress
 from adaflow.run import Geometry
@@ -191,7 +192,9 @@ def plug_and_play(pipe: StableDiffusionPipeline, image: np.ndarray, config: Edit
             for name in queries:
                 unet.get_submodule(name.removesuffix(".processor")).processor.inject = inject_queries
             out = unet(torch.cat([source[t], x, x]), t, text).sample
-            out = (out[1:2] + config.guidance_scale * (out[2:] - out[1:2])).double()
+            start, end = (int(share * steps) for share in (config.guidance_start or 0.0, config.guidance_end or 1.0))
+            scale = config.guidance_scale if start <= number < end else 1.0  # no guidance: the prompt's own prediction
+            out = (out[1:2] + scale * (out[2:] - out[1:2])).double()
             a, b = alphas[t], alphas[times[number + 1]] if number + 1 < steps else alphas[0]
             if kind == "epsilon":
                 epsilon, clean = out, (x - (1 - a).sqrt() * out) / a.sqrt()
@@ -221,6 +224,61 @@ def test_one_frame_is_plug_and_play_on_an_image(kind: str, tmp_path: Path) -> No
         pixels = made.vae.decode(found / made.vae.config.scaling_factor).sample[0].permute(1, 2, 0)
     shown = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().numpy().astype(int)
     assert np.abs(shown - result.frames[0].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.25, 0.75), (0.5, 1.0), (0.0, 0.5), (0.5, 0.5)])
+def test_guidance_in_an_interval_is_plug_and_play_with_it(start: float, end: float, tmp_path: Path) -> None:
+    made, image = tiny_pipeline(), video(1)
+    config = by_hand_settings(guidance_start=start, guidance_end=end)
+    AdaFlowPipeline.from_pipe(made)(image, PROMPT, config=config, workspace=tmp_path / "w")
+    expected, found = plug_and_play(made, image[0], config, "epsilon"), final_latents(tmp_path / "w", 1, 4)
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    always = plug_and_play(made, image[0], by_hand_settings(), "epsilon")
+    assert (expected - always).abs().max() > 1e-2 * expected.abs().max()
+
+
+def test_without_guidance_no_negative_row_is_run(
+    pipe: AdaFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe(video(), "something else", config=settings(), workspace=tmp_path / "w")
+    before = stage_folders(tmp_path / "w")
+    rows: Counter[int] = Counter()
+    predict = pipe.backbone.predict
+
+    def counted(latents: Tensor, timestep: int, *rest: Any) -> Tensor:
+        rows[timestep] += len(latents)
+        return predict(latents, timestep, *rest)
+
+    monkeypatch.setattr(pipe.backbone, "predict", counted)
+    config = settings(guidance_start=0.4, guidance_end=0.7)  # the second of three steps
+    pipe(video(), PROMPT, config=config, workspace=tmp_path / "w")
+    # source and prompt; source, negative and prompt; prompt: of 3 keyframes, and of all frames
+    assert rows == {667: (3 + N) * 2, 334: (3 + N) * 3, 1: (3 + N) * 1}
+    after = stage_folders(tmp_path / "w")
+    assert sorted(name.split("-")[0] for name in after.keys() - before.keys()) == ["decoded", "edit"]
+    estimates = [
+        pipe.inspect(video(), config=settings(**given), workspace=tmp_path / "w").estimate.seconds["edit"]
+        for given in ({}, {"guidance_end": 0.0})
+    ]
+    assert 0 < estimates[1] < estimates[0]
+
+
+def test_the_inversion_may_have_fewer_steps(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
+    seen: list[Progress] = []
+    result = pipe(
+        video(), PROMPT, config=settings(inversion_steps=2), workspace=tmp_path / "w", on_progress=seen.append
+    )
+    assert result.record["settings"]["inversion_steps"] == 2
+    assert np.asarray(result.frames).shape == usual.shape and not np.array_equal(result.frames, usual)
+    done = [p.done for p in seen if p.stage == "invert"]
+    assert done == sorted(done) and done[-1] == seen_total(seen, "invert") == N * STEPS
+    trajectory = read(tmp_path / "w", "trajectory", "trajectory", np.float16, (STEPS, N, 4, 8, 12))
+    latents = read(tmp_path / "w", "latents", "latents", np.float32, (N, 4, 8, 12))
+    expected = invert(pipe.backbone, latents, pipe.backbone.conditioning("", "", ""), 2, sampling_steps=STEPS)
+    for row, t in zip(trajectory, sorted(expected, reverse=True), strict=True):
+        assert (row.float() - expected[t]).abs().max() < 1e-2
+    shown = pipe.preview(video(), PROMPT, keyframes=2, config=settings(inversion_steps=1), workspace=tmp_path / "w")
+    assert len(shown.edited) == 2
 
 
 def test_keyframes_without_a_budget_are_edited_each_alone(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
@@ -254,7 +312,7 @@ def test_each_run_is_given_its_frames_matches_and_source(
     propagate = editing_module.Editor.propagate
 
     def noted(self: Any, *rest: Any) -> Tensor:
-        given.append(rest[:-1])
+        given.append(rest[:6])
         return propagate(self, *rest)
 
     monkeypatch.setattr(editing_module.Editor, "propagate", noted)
@@ -295,6 +353,8 @@ def test_keyframes_are_slimmed_above_the_budget(pipe: AdaFlowPipeline) -> None:
         for level, chosen in found.items():
             expected = kept_tokens(features[level], 2, SlimmingConfig(own_tokens=own))
             assert torch.equal(chosen, expected)
+    found = kept(budget=2, selection="quota")
+    assert torch.equal(found[1], kept_tokens(features[1], 2, SlimmingConfig(selection="quota")))
     assert kept(budget=3, count="released")[0].shape == (5, 3 * 96 - 1)  # as the published script rounds
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         InjectionConfig,
         KeyframeConfig,
         OutputConfig,
+        PropagationConfig,
         RunConfig,
         SlimmingConfig,
     )
@@ -33,6 +34,7 @@ _HOME = {
     "KeyframeConfig": "config",
     "OutputConfig": "config",
     "Progress": "progress",
+    "PropagationConfig": "config",
     "RunConfig": "config",
     "SlimmingConfig": "config",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "KeyframeConfig",
     "OutputConfig",
     "Progress",
+    "PropagationConfig",
     "RunConfig",
     "SlimmingConfig",
 ]

@@ -74,6 +74,23 @@ class KeyPass:
 
 
 @dataclass(frozen=True)
+class Blend:
+    """A stretch of a propagation run whose frames also follow the keyframe of another clip.
+
+    Attributes:
+        clip: The other clip.
+        rows: Which of the run's frames.
+        weights: Of the other keyframe ``[f]``, between 0 and 1; the own one has the rest.
+        matches: By level, φ of these frames to the other keyframe, ``[f, N]``.
+    """
+
+    clip: int
+    rows: slice
+    weights: Tensor
+    matches: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
 class PropagationPass:
     """The denoising of a run of one clip's frames, whose self-attention is carried over from the clip's keyframe.
 
@@ -83,6 +100,7 @@ class PropagationPass:
         branches: The branches in this batch: a stretch of `recorded`.
         clip: Which clip, that is which keyframe.
         matches: By level, φ: for each token of each frame the matching token of the keyframe, ``[frames, N]``.
+        blends: Frames that follow a second keyframe as well, each at most once.
     """
 
     record: AttentionRecord
@@ -90,6 +108,7 @@ class PropagationPass:
     branches: Sequence[Branch]
     clip: int
     matches: Mapping[int, Tensor]
+    blends: Sequence[Blend] = ()
 
     def processor(self, site: Site) -> PropagatedAttention:
         """The attention processor of one layer for this pass."""
@@ -156,7 +175,8 @@ class PropagatedAttention:
         _check_plain(attn, encoder_hidden_states, attention_mask)
         this = self.propagation
         first = list(this.recorded).index(this.branches[0])
-        key = this.record.get(self.site.name, this.clip, slice(first, first + len(this.branches)))
+        branches = slice(first, first + len(this.branches))
+        key = this.record.get(self.site.name, this.clip, branches)
         phi = this.matches[self.site.level].long()
         if hidden_states.shape[:2] != (len(this.branches) * len(phi), phi.shape[1]):
             raise ValueError(
@@ -164,6 +184,10 @@ class PropagatedAttention:
                 f"of {len(phi)} frames of {phi.shape[1]} tokens"
             )
         out = key.to(hidden_states.device)[:, phi]  # (branches, frames, N, C)
+        for blend in this.blends:
+            other = this.record.get(self.site.name, blend.clip, branches).to(out.device)
+            weights = blend.weights.to(out.device, out.dtype)[:, None, None]
+            out[:, blend.rows] = out[:, blend.rows].lerp(other[:, blend.matches[self.site.level].long()], weights)
         return out.flatten(0, 1)
 
 

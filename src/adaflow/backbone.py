@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .cards import ModelCard, cards, embedded_folder, find_card
 from .errors import InputError, MissingError
+from .finest import FinestLevel
 
 Branch = Literal["source", "negative", "prompt"]
 
@@ -79,6 +80,7 @@ class Backbone:
         self.pipe: Any = pipe
         self.card = card
         self.unet, self.vae = self.pipe.unet, self.pipe.vae
+        self.finest = FinestLevel(self.unet)
         for module in (self.unet, self.vae, self.pipe.text_encoder):
             module.requires_grad_(False).eval()
         channels = self.unet.config.in_channels
@@ -218,6 +220,10 @@ class Backbone:
         first = [s for s in found if s.block == found[0].block]
         return [first[min(1, len(first) - 1)]]
 
+    def in_finest_level(self, site: Site) -> bool:
+        """Whether a site lies in what `predict_finest` runs: the first encoder block and the last decoder block."""
+        return (site.part, site.block) in (("down", 0), ("up", len(self.unet.up_blocks) - 1))
+
     def feature_block(self, index: int) -> nn.Module:
         """The decoder block whose output is the diffusion feature; negative counts from the finest."""
         blocks = self.unet.up_blocks
@@ -291,6 +297,15 @@ class Backbone:
     def predict(self, latents: Tensor, timestep: int | Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The UNet's output ``[B, c, h, w]`` fp32 (epsilon or v, as the model predicts) for fp32 latents."""
         out = self.unet(latents.to(self.device, self.dtype), timestep, return_dict=False, **conditioning)[0]
+        return out.float()
+
+    @torch.inference_mode()
+    def predict_finest(
+        self, latents: Tensor, timestep: int, deep: Tensor, conditioning: Mapping[str, Tensor]
+    ) -> Tensor:
+        """`predict` by the finest level alone, with what entered the last decoder block at another step."""
+        given = latents.to(self.device, self.dtype), timestep
+        out: Tensor = self.finest(*given, deep=deep.to(self.device, self.dtype), **conditioning)
         return out.float()
 
 

@@ -17,6 +17,7 @@ from .diskarray import disk_errors, format_bytes
 from .errors import ConfigError, InputError, MissingError
 from .estimate import Estimate
 from .meter import Meter, clock
+from .peers import find
 from .pipeline import AdaFlowPipeline
 from .prompts import check_prompt
 from .video import check_output
@@ -39,6 +40,7 @@ def edit_video(
     if not print_config:
         check_output(out, video, audio=config.output.audio or "copy")
         check_place(report, ".html")
+    peer = find(config.method)
     pipe = load(model)
     settings = pipe.resolve(config)
     if print_config:
@@ -50,8 +52,9 @@ def edit_video(
     check_prompt(prompt, pipe.backbone)
     started = time.perf_counter()
     with Meter(err) as meter:
-        found = pipe.inspect(video, config=config, workspace=workspace, on_progress=meter, on_rough=meter.rough)
-        meter.expect(found.estimate)
+        if peer is None:
+            found = pipe.inspect(video, config=config, workspace=workspace, on_progress=meter, on_rough=meter.rough)
+            meter.expect(found.estimate)
         result = pipe(video, prompt, config=config, workspace=workspace, on_progress=meter)
         result.save(out, on_progress=meter)
     seconds = time.perf_counter() - started

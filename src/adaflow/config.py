@@ -170,6 +170,22 @@ class SlimmingConfig(Settings):
     )
     own_tokens: bool = setting(True, "a keyframe always keeps its own tokens")
     count: Literal["exact", "released"] = setting("exact", "tokens kept: budget x N, or the released script's rounding")
+    selection: Literal["score", "quota", "distinct"] = setting(
+        "score",
+        "which tokens: the most similar; equally many of every keyframe; or each thing once before its copies",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationConfig(Settings):
+    """Feature-Matched Latent Propagation (Section 4.3): how frames take over the attention of keyframes."""
+
+    blend: int = setting(
+        0,
+        "frames on each side of a border between clips that also follow the other clip's keyframe; never over a cut",
+        low=0,
+        high=10000,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +226,52 @@ class OutputConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeerConfig(Settings):
+    """The compared systems (docs/peers.md); what is not set is as the method's publication has it."""
+
+    chunk: int = setting(
+        None,
+        "frames edited together, each chunk by itself; 0: the whole video (128, 16 and 32 as published)",
+        low=0,
+        optional=True,
+    )
+    clip: int = setting(
+        None, "TokenFlow: frames that share a keyframe (8 as published)", low=1, high=1000, optional=True
+    )
+    keys: Literal["clips", "adjacent"] = setting(
+        None,
+        "TokenFlow: a frame's two keyframes are its own and the previous clip's, or those on either side of it",
+        optional=True,
+    )
+    window: int = setting(
+        None, "VidToMe: frames whose tokens are merged (4 as published)", low=1, high=1000, optional=True
+    )
+    local_merge: float = setting(
+        None, "VidToMe: tokens merged among a window's frames (0.9 as published)", low=0, high=1, optional=True
+    )
+    global_merge: float = setting(
+        None, "VidToMe: tokens merged with former windows (0.8 as published)", low=0, high=1, optional=True
+    )
+    grid: int = setting(
+        None, "RAVE: frames along a side of the picture they are laid out in (2)", low=1, high=8, optional=True
+    )
+    interval: int = setting(
+        None, "Rerender: frames from keyframe to keyframe (10 as published)", low=1, high=1000, optional=True
+    )
+    flow: Literal["dis", "farneback", "raft"] = setting(
+        None, "FLATTEN and Rerender: optical flow by OpenCV's DIS or Farneback, or by torchvision's RAFT", optional=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditConfig(Settings):
     """Everything that can be set about an edit."""
 
+    method: str = setting(
+        None,
+        "adaflow, or a compared system: pnp, tokenflow, vidtome, rave-pnp, flatten, rerender-lite (docs/peers.md)",
+        optional=True,
+    )
     preset: Preset = setting(
         "default", "a set of settings: the repaired method, the paper's text, or the published script"
     )
@@ -223,16 +282,28 @@ class EditConfig(Settings):
     )
     width: int = setting(0, "width the model works at, in pixels; 0: as for height", low=0, high=8192)
     steps: int = setting(50, "sampling steps", low=1, high=1000)
-    inversion_steps: int = setting(0, "inversion steps, a multiple of the sampling steps; 0: as many", low=0, high=1000)
+    inversion_steps: int = setting(
+        0, "inversion steps: fewer than the sampling steps, or a multiple of them; 0: as many", low=0, high=1000
+    )
+    reuse: int = setting(
+        1,
+        "steps from one run of the whole UNet to the next; those between run its finest level alone; 1: none between",
+        low=1,
+        high=1000,
+    )
     guidance_scale: float = setting(7.5, "classifier-free guidance: how hard the prompt pulls", low=1.0, high=50)
+    guidance_start: float = setting(0.0, "fraction of the steps before which there is no guidance", low=0, high=1)
+    guidance_end: float = setting(1.0, "fraction of the steps after which there is no guidance", low=0, high=1)
     negative_prompt: str = setting("", "what the result should not show; 'source' stands for the source prompt")
     source_prompt: str = setting("", "what the source shows: conditions the inversion and the source branch")
     prompt_fallback: Literal["empty", "prompt"] = setting("empty", "source prompt where none is given")
     features: FeatureConfig = field(default_factory=FeatureConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     slimming: SlimmingConfig = field(default_factory=SlimmingConfig)
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
     injection: InjectionConfig = field(default_factory=InjectionConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    peers: PeerConfig = field(default_factory=PeerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def to_yaml(self) -> str:
@@ -318,10 +389,14 @@ def resolve(
         layers |= (kinds or {})[config.kind]
     resolved = ResolvedConfig.from_fields(layers | config.set_fields())
     inversion = resolved.inversion_steps or resolved.steps
-    if inversion % resolved.steps:
+    if inversion > resolved.steps and inversion % resolved.steps:
         raise ConfigError(
             f"inversion_steps {inversion} is not a multiple of steps {resolved.steps}; "
-            f"use {max(1, round(inversion / resolved.steps)) * resolved.steps}"
+            f"use {round(inversion / resolved.steps) * resolved.steps}, or fewer than {resolved.steps}"
+        )
+    if resolved.guidance_start > resolved.guidance_end:
+        raise ConfigError(
+            f"guidance_start {resolved.guidance_start} exceeds guidance_end {resolved.guidance_end}; exchange them"
         )
     return dataclasses.replace(resolved, inversion_steps=inversion)
 

@@ -13,9 +13,9 @@ import torch
 from .attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
 from .backbone import Backbone, Branch
 from .correspondence import match
-from .editing import EDITED
+from .editing import EDITED, edit_steps
 from .errors import ResourceError
-from .injection import injected_steps, source_features
+from .injection import source_features
 from .run import Run
 from .slimming import kept_tokens
 
@@ -82,14 +82,20 @@ def unit_costs(run: Run) -> UnitCosts:
 
 def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
     """What an edit with `clips` keyframes takes, features and partition done."""
-    key, choice = measure_key(run, clips), measure_choice(run, clips)
-    cut, frame = measure_propagation(run, clips, costs)
     config, n = run.config, run.frames
-    steps, with_features = config.steps, injected_steps(config.injection.features, config.steps)
+    steps = edit_steps(config, run.backbone.scheduler(config.steps).timesteps.tolist())
+    injected = run.backbone.injection_feature_sites(config.injection.sites)
+    edit, in_finest = 0.0, any(map(run.backbone.in_finest_level, injected))
+    for whole, edited in sorted({(step.whole, step.edited) for step in steps}):
+        of_kind = [step for step in steps if (step.whole, step.edited) == (whole, edited)]
+        key, choice = measure_key(run, clips, edited, whole), measure_choice(run, clips, whole)
+        cut, frame = measure_propagation(run, clips, costs, edited, whole)
+        cuts = sum(step.features for step in of_kind) if whole or in_finest else 0
+        edit += cuts * n * cut + len(of_kind) * (n * frame + clips * key + clips**2 * choice)
     seconds = {
         "invert": n * config.inversion_steps * costs.row,
-        "match": n * _distinct(steps, n / clips) * costs.match,
-        "edit": with_features * n * cut + steps * (n * frame + clips * key + clips**2 * choice),
+        "match": n * _distinct(config.steps, n / clips) * costs.match,
+        "edit": edit + _blended(run, clips) * _distinct(config.steps, n / clips) * costs.match,
         "decode": n * costs.decode,
     }
     return Estimate(clips, seconds, disk_bytes(run, clips), *memory_bytes(run, clips))
@@ -133,7 +139,9 @@ def disk_bytes(run: Run, clips: int) -> int:
     height, width = run.geometry.padded
     tokens = sum(_tokens(run, level) for level in _levels(run.backbone))
     per_frame = latent * (4 + 2 * config.steps + 8) + 2 * depth * h * w + 3 * height * width
-    return int(n * per_frame + 2 * tokens * n * _distinct(config.steps, n / clips))
+    if config.reuse > 1:
+        per_frame += 2 * run.backbone.finest.channels * h * w * torch.finfo(run.backbone.dtype).bits // 8
+    return int(n * per_frame + 2 * tokens * (n + _blended(run, clips)) * _distinct(config.steps, n / clips))
 
 
 def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
@@ -179,18 +187,24 @@ def measure(run: Run) -> UnitCosts:
     )
 
 
-def measure_propagation(run: Run, clips: int, costs: UnitCosts) -> tuple[float, float]:
-    """Seconds of one source row up to the last injected resnet, and of one frame's two edit rows, both propagated."""
+def measure_propagation(
+    run: Run, clips: int, costs: UnitCosts, edited: tuple[Branch, ...] = EDITED, whole: bool = True
+) -> tuple[float, float]:
+    """Seconds of one source row up to the last injected resnet, and of one frame's edit rows, both propagated.
+
+    Args:
+        edited: The edit's branches; `whole`: whether the whole UNet is run for them, or its finest level.
+    """
     backbone, injected = run.backbone, run.backbone.injection_feature_sites(run.config.injection.sites)
     frames = _affordable(2 * costs.row, min(run.plan.frames, max(1, round(run.frames / clips))))
     sites, record = backbone.attention_sites(), MemoryRecord(backbone.device)
-    branches: tuple[Branch, ...] = ("source", *EDITED)
-    text, z = backbone.conditioning("", "", ""), _noise(run, 2 * frames)
+    branches: tuple[Branch, ...] = ("source", *edited)
+    text, z = backbone.conditioning("", "", ""), _noise(run, len(edited) * frames)
     phi = {
         level: torch.arange(_tokens(run, level)).expand(frames, -1).to(backbone.device) for level in _levels(backbone)
     }
     with attention_installed(backbone.unet, sites, KeyPass(branches, 1, record=record).processor):
-        backbone.predict(z[:1].expand(3, -1, -1, -1), 500, text.rows([0], *branches))
+        backbone.predict(z[:1].expand(len(branches), -1, -1, -1), 500, text.rows([0], *branches))
 
     def cut() -> None:
         one = PropagationPass(record, branches, ("source",), 0, phi)
@@ -198,8 +212,8 @@ def measure_propagation(run: Run, clips: int, costs: UnitCosts) -> tuple[float, 
             backbone.predict(z[:frames], 500, text.rows(range(frames), "source"))
 
     def propagated() -> None:
-        with attention_installed(backbone.unet, sites, PropagationPass(record, branches, EDITED, 0, phi).processor):
-            backbone.predict(z, 500, text.rows(range(frames), *EDITED))
+        with attention_installed(backbone.unet, sites, PropagationPass(record, branches, edited, 0, phi).processor):
+            _predict(run, z, text.rows(range(frames), *edited), whole)
 
     return _timed(cut, backbone) / frames, _timed(propagated, backbone) / frames
 
@@ -209,8 +223,20 @@ def _affordable(seconds: float, most: int) -> int:
     return max(1, min(most, round(MEASURED_SECONDS / max(seconds, 1e-6))))
 
 
-def measure_key(run: Run, clips: int) -> float:
-    """Seconds of one keyframe in a key pass with the source branch, attending to what it would among `clips`."""
+def _predict(run: Run, z: torch.Tensor, text: Mapping[str, torch.Tensor], whole: bool) -> None:
+    """One call of the whole UNet, or of its finest level."""
+    if whole:
+        run.backbone.predict(z, 500, text)
+    else:
+        run.backbone.predict_finest(z, 500, torch.zeros(len(z), run.backbone.finest.channels, *z.shape[2:]), text)
+
+
+def measure_key(run: Run, clips: int, edited: tuple[Branch, ...] = EDITED, whole: bool = True) -> float:
+    """Seconds of one keyframe in a key pass with the source branch, attending to what it would among `clips`.
+
+    Args:
+        edited: The edit's branches; `whole`: whether the whole UNet is run for them, or its finest level.
+    """
     backbone, keys = run.backbone, min(clips, 6)
     seen = max(1, min(clips, run.config.slimming.budget))
     generator = torch.Generator().manual_seed(0)
@@ -218,20 +244,23 @@ def measure_key(run: Run, clips: int) -> float:
     for level in _levels(backbone):
         n = _tokens(run, level)
         kept[level] = torch.randint(keys * n, (keys, seen * n), generator=generator).to(backbone.device)
-    branches: tuple[Branch, ...] = ("source", *EDITED)
+    branches: tuple[Branch, ...] = ("source", *edited)
     extended = KeyPass(branches, keys, kept=kept, record=MemoryRecord(torch.device("cpu")))
     text, z = backbone.conditioning("", "", ""), _noise(run, 1)
 
     def key_pass() -> None:
         with attention_installed(backbone.unet, backbone.attention_sites(), extended.processor):
-            backbone.predict(z.expand(3 * keys, -1, -1, -1), 500, text.rows(range(keys), *branches))
+            _predict(run, z.expand(len(branches) * keys, -1, -1, -1), text.rows(range(keys), *branches), whole)
+        if not whole:  # the source's deep features are its own
+            backbone.predict(z.expand(keys, -1, -1, -1), 500, text.rows(range(keys), "source"))
 
     return _timed(key_pass, backbone) / keys
 
 
-def measure_choice(run: Run, clips: int) -> float:
+def measure_choice(run: Run, clips: int, whole: bool = True) -> float:
     """Seconds that the choice of kept tokens takes for a pair of keyframes; 0 where nothing has to be chosen."""
-    backbone, budget = run.backbone, run.config.slimming.budget
+    backbone, config = run.backbone, run.config.slimming
+    budget = config.budget
     if not 0 < budget < clips:
         return 0.0
     keys, depth = min(clips, MEASURED_KEYS), _feature_channels(backbone, run.config.features.block)
@@ -239,9 +268,10 @@ def measure_choice(run: Run, clips: int) -> float:
     features = [
         torch.randn(keys, _tokens(run, level), depth, generator=generator).to(backbone.device)
         for level in _levels(backbone)
+        if whole or level == min(_levels(backbone))
     ]
     share = max(1, round(keys * budget / clips))
-    return _timed(lambda: [kept_tokens(f, min(share, keys - 1)) for f in features], backbone) / keys**2
+    return _timed(lambda: [kept_tokens(f, min(share, keys - 1), config) for f in features], backbone) / keys**2
 
 
 def _noise(run: Run, rows: int) -> torch.Tensor:
@@ -266,6 +296,11 @@ def _timed(work: Callable[[], Any], backbone: Backbone) -> float:
 def _distinct(draws: int, clip: float) -> float:
     """Expected number of distinct keyframes in `draws` uniform draws from a clip."""
     return clip * (1 - (1 - 1 / clip) ** draws) if clip > 1 else 1.0
+
+
+def _blended(run: Run, clips: int) -> float:
+    """Frames that follow two keyframes, at most: where no border is a cut."""
+    return min(2 * run.config.propagation.blend * (clips - 1), run.frames)
 
 
 def _tokens(run: Run, level: int) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "Partition",
     "heatmap",
     "heatmaps",
+    "is_cut",
     "normalise",
     "partition",
     "partition_with_scores",
@@ -222,11 +223,7 @@ def partition_with_scores(
         else:
             score = _similarity(reference, current, config)
             scores.append(score)
-            if (
-                score[0] < _given(config.mean_threshold)
-                or score[1] < _given(config.window_threshold)
-                or j - first >= longest
-            ):
+            if _differ(score, config) or j - first >= longest:
                 starts.append(j)
                 # the published script goes on with the frame after the one that failed, compared with nothing
                 reference, first = (None, j + 1) if released else (current, j)
@@ -235,6 +232,17 @@ def partition_with_scores(
     if not scores:
         raise InputError("the video has no frames")
     return Partition.from_starts(starts, len(scores)), torch.tensor(scores, dtype=torch.float64)
+
+
+@torch.no_grad()
+def is_cut(before: Tensor, after: Tensor, config: KeyframeConfig | None = None) -> bool:
+    """Whether two frames that follow each other, features `[h, w, d]`, are too different for one clip.
+
+    A clip ends where a frame has become too different from the clip's *first* one, or with its length. At a cut the
+    frames on either side of the border are too different from each other, by the same thresholds.
+    """
+    config = (config or KeyframeConfig()).completed()
+    return _differ(_similarity(normalise(before), normalise(after), config), config)
 
 
 def printed_algorithm_1(features: Sequence[Tensor], config: KeyframeConfig | None = None) -> list[int]:
@@ -249,7 +257,7 @@ def printed_algorithm_1(features: Sequence[Tensor], config: KeyframeConfig | Non
     i, j = 1, 2
     while j < len(units):
         mean, lowest = _similarity(units[i - 1], units[j - 1], config)
-        if mean < _given(config.mean_threshold) or lowest < _given(config.window_threshold):
+        if _differ((mean, lowest), config):
             starts.append(i)
             i = j + 1
             j = i
@@ -326,6 +334,11 @@ def _similarity(reference: Tensor, current: Tensor, config: KeyframeConfig) -> t
         means.append(float(exact.mean()))
         lowest.append(float(window_means(exact, window, stride, flush).amin()))
     return min(means), min(lowest)
+
+
+def _differ(score: tuple[float, float], config: KeyframeConfig) -> bool:
+    """Whether the mean similarity, or that of the lowest window, is too low for one clip."""
+    return score[0] < _given(config.mean_threshold) or score[1] < _given(config.window_threshold)
 
 
 def _given(value: float | None) -> float:

@@ -12,22 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import Tensor
 from typing_extensions import Self
 
-from . import stages
+from . import peers, stages
 from .backbone import Backbone
+from .borders import match_borders
 from .cards import ModelCard, default_model
 from .config import EditConfig, ResolvedConfig, resolve
 from .editing import Editor, Prepared, Step, edit, edit_keyframes
 from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
 from .inversion import check_grids, invert
+from .keyframes import Partition
 from .progress import ProgressCallback
 from .prompts import branch_prompts, check_prompt
 from .result import EditResult, Frames, Inspection, Preview, versions
+from .reuse import check_reuse
 from .run import Geometry, Run
 from .video import VideoSource, open_source
-from .workspace import Workspace, default_root
+from .workspace import Stage, Workspace, default_root
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ class AdaFlowPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
+        method: str | None = None,
         config: EditConfig | None = None,
         workspace: str | Path | None = None,
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
@@ -86,6 +91,7 @@ class AdaFlowPipeline:
             prompt: What the result should show.
             negative_prompt: And this to `guidance_scale`: as in diffusers; what is set here goes before `config`.
             generator: Only its initial seed is used; every draw is stored, so that resuming needs no generator.
+            method: A compared system in AdaFlow's place, such as ``tokenflow`` (docs/peers.md).
             config: All settings; what it leaves open comes from the model's card.
             workspace: Folder for everything kept; None: one for this video in the user's cache.
             callback_on_step_end: Called as ``(pipeline, step, timestep, {})`` after each editing step.
@@ -102,6 +108,7 @@ class AdaFlowPipeline:
             steps=num_inference_steps,
             guidance_scale=guidance_scale,
             seed=generator.initial_seed() if generator else None,
+            method=method,
         )
         asked = EditConfig.from_fields({name: value for name, value in given.items() if value is not None})
         settings = self.resolve(asked.over(config or EditConfig()))
@@ -116,7 +123,8 @@ class AdaFlowPipeline:
                 )
 
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
-            return self._edit(run, prompt, after_step)
+            edit_by = self._edit if peers.find(settings.method) is None else self._edit_by_peer
+            return edit_by(run, prompt, after_step)
 
     def _edit(self, run: Run, prompt: str, after_step: Callable[[Step], None]) -> EditResult:
         """The method, stage by stage; each stage is found in the workspace or computed."""
@@ -132,20 +140,35 @@ class AdaFlowPipeline:
         matches = stages.match_tokens(run, clips, drawn, features, scheduled)  # φ, Section 4.3
 
         key = {"prompt": prompt, "negative": negative_prompt, "seed": config.seed, "guidance": config.guidance_scale}
+        key |= {name: getattr(config, name) for name in ("guidance_start", "guidance_end", "reuse")}
         key |= config.injection.set_fields() | {f"slimming.{k}": v for k, v in config.slimming.set_fields().items()}
+        key |= {f"propagation.{k}": v for k, v in config.propagation.set_fields().items()}
         edited = run.stage("edit", key | run.machine_key(), trajectory, scheduled, features)
         decoded = run.stage("decoded", {}, edited)
         if not decoded.complete:
             editor = Editor(self.backbone, config, self.backbone.conditioning(*texts))
-            video = Prepared(trajectory.existing("trajectory"), clips, drawn, matches, features)
+            borders = match_borders(run, clips, drawn, features, scheduled)
+            video = Prepared(trajectory.existing("trajectory"), clips, drawn, matches, borders, features)
             z = edit(run, editor, edited, video, after_step)  # AAS and FMLP, Sections 4.2 and 4.3
             stages.decode(run, z, decoded)
         run.report("edit", run.frames * config.steps, run.frames * config.steps)
         run.report("decode", run.frames, run.frames)
 
+        return self._result(run, prompt, edited, decoded, clips, scores, drawn)
+
+    def _edit_by_peer(self, run: Run, prompt: str, after_step: Callable[[Step], None]) -> EditResult:
+        """A compared system in AdaFlow's place; its chunks are the partition; it has no scores and no schedule."""
+        made = peers.edit(run, prompt, after_step)
+        nothing = torch.zeros(0, 2), torch.zeros(run.config.steps, 0, dtype=torch.int64)
+        return self._result(run, prompt, made.edit, made.decoded, made.chunks, *nothing)
+
+    def _result(
+        self, run: Run, prompt: str, edited: Stage, decoded: Stage, clips: Partition, scores: Tensor, drawn: Tensor
+    ) -> EditResult:
+        """What is given back of a finished edit; what shall not be kept is removed."""
         record = {
             "prompt": prompt,
-            "settings": config.set_fields(),
+            "settings": run.config.set_fields(),
             "model": self.model_record(),
             "versions": versions(),
         }
@@ -156,11 +179,11 @@ class AdaFlowPipeline:
             schedule=drawn,
             record=record | {"plan": asdict(run.plan), "frames": run.frames},
             source=run.source.info,
-            config=config,
+            config=run.config,
             workspace=run.workspace.root,
         )
         edited.write_json("record", result.record)
-        stages.tidy(run, keep=config.output.keep, edit=[edited, decoded])
+        stages.tidy(run, keep=run.config.output.keep, edit=[edited, decoded])
         return result
 
     def inspect(
@@ -182,7 +205,9 @@ class AdaFlowPipeline:
         Raises:
             ResourceError: even the least does not fit this machine.
         """
-        with self.opened(open_source(video), self.resolve(config or EditConfig()), workspace, on_progress) as run:
+        settings = self.resolve(config or EditConfig())
+        _only_adaflow(settings, "inspect")
+        with self.opened(open_source(video), settings, workspace, on_progress) as run:
             few, _ = fewest_and_most(run.frames)
             check_fits(run, few)
             run.workspace.reserve(disk_bytes(run, few))
@@ -216,6 +241,7 @@ class AdaFlowPipeline:
         It is an edit of `keyframes` frames, not of all M: the whole edit sees more and may differ.
         """
         settings = self.resolve(config or EditConfig())
+        _only_adaflow(settings, "preview")
         for note in check_prompt(prompt, self.backbone):
             log.warning(note)
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
@@ -228,7 +254,9 @@ class AdaFlowPipeline:
             conditioning = self.backbone.conditioning(*texts)
             clean = latents.existing("latents").rows(keys)
             editor = Editor(self.backbone, settings, conditioning)
-            trajectory = invert(self.backbone, clean, conditioning, settings.inversion_steps)
+            trajectory = invert(
+                self.backbone, clean, conditioning, settings.inversion_steps, sampling_steps=settings.steps
+            )
             z = edit_keyframes(
                 editor, trajectory, keys, lambda level: stages.key_features(run, features, torch.tensor(keys), level)
             )
@@ -243,8 +271,10 @@ class AdaFlowPipeline:
         Raises:
             ConfigError: settings that contradict each other, or steps whose grids do not fit this model.
         """
-        settings = resolve(config, self.backbone.card.settings, self.backbone.card.kinds)
+        card = self.backbone.card
+        settings = resolve(config, {**peers.published(config, card.settings), **card.settings}, card.kinds)
         check_grids(self.backbone, settings.steps, settings.inversion_steps)
+        check_reuse(self.backbone, settings)
         return settings
 
     @contextmanager
@@ -281,3 +311,9 @@ class AdaFlowPipeline:
             "device": self.backbone.device.type,
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
         }
+
+
+def _only_adaflow(config: ResolvedConfig, command: str) -> None:
+    """Refuse a compared system where there is nothing of it to show."""
+    if peers.find(config.method) is not None:
+        raise ConfigError(f"{command} shows AdaFlow's keyframes, and {config.method} has none; leave the method away")

@@ -46,16 +46,18 @@ def edit_report(path: Path, video: Any, result: EditResult) -> Path:
     before = list(_some(source, size, chosen))
     after = [result.frames[i] for i in chosen]
     record = result.record
+    found = len(result.scores) > 0  # a compared system has chunks, which are nothing that was found in the video
+    parts = f"{len(result.partition.clips)} {'clips' if found else 'chunks'}"
     sections = [
         Section(
             record["prompt"],
-            text=f"Source above, edit below; {len(result.frames)} frames in {len(result.partition.clips)} clips.",
+            text=f"Source above, edit below; {len(result.frames)} frames in {parts}.",
             items=[
                 Film(side_by_side_film(source, result), "source (left) and edit (right)"),
                 Shown(side_by_side(before, after, titles=[f"frame {i}" for i in chosen]), "the same frames of both"),
             ],
         ),
-        _clips(source, size, result.partition, result.scores, result.config.keyframes),
+        *([_clips(source, size, result.partition, result.scores, result.config.keyframes)] if found else []),
         Section("Settings", table=record["settings"]),
         Section("Model and versions", table=record["model"] | record["versions"]),
     ]

@@ -3,6 +3,10 @@
 Keyframe i keeps, over the tokens p of all keyframes j, those with the highest H_{k_j,k_i}[p] = max_q cos(f_j^p, f_i^q):
 the tokens that look most like something in keyframe i. One list per keyframe and resolution, shared by its queries,
 heads and both text branches. Pure functions; similarities in float32.
+
+That rule fills the budget with copies where the background stands still: it is there in all keyframes, and every copy
+has a high H. `SlimmingConfig.selection` has two other rules: "quota" takes equally many tokens of every keyframe, and
+"distinct" takes each thing once before it takes a second copy of anything.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ def kept_tokens(features: Tensor, budget: int, config: SlimmingConfig | None = N
         features: Features `[M, N, d]` of the keyframes at one resolution, of any floating type.
         budget: Keyframes' worth of tokens to keep, the paper's 14.
         config: `own_tokens`: a keyframe's own tokens are always among them. `count`: "exact" keeps budget * N tokens;
-            "released" rounds as the published script does, which for some M loses one.
+            "released" rounds as the published script does, which for some M loses one. `selection`: "score" keeps
+            those with the highest H; "quota" is `_quota`, "distinct" is `_distinct`.
         chunk: Keyframes compared with one keyframe at once; 0: about `ROWS` tokens' worth.
             Memory grows with `chunk * N * N`, and with `HEAT_BYTES`.
 
@@ -43,15 +48,25 @@ def kept_tokens(features: Tensor, budget: int, config: SlimmingConfig | None = N
     if budget >= frames:
         return torch.arange(kept, device=features.device).repeat(frames, 1)
     unit = normalise(features)
-    block = max(1, min(frames, HEAT_BYTES // (4 * frames * tokens)))
+    distinct = config.selection == "distinct"
+    block = max(1, min(frames, HEAT_BYTES // (4 * frames * tokens * (2 if distinct else 1))))
     lists = []
     for start in range(0, frames, block):
         queries = range(start, min(start + block, frames))
-        heat = _heat(unit, queries, chunk)
-        for i, row in zip(queries, heat, strict=True):
+        twins = unit.new_full((len(queries), frames, tokens), -1, dtype=torch.int32) if distinct else None
+        heat = _heat(unit, queries, chunk, twins)
+        for n, i in enumerate(queries):
+            row = heat[n]
+            if config.selection != "score":
+                row.clamp_(max=1)[i] = 1  # what rounding makes of them does not decide among own tokens and copies
             if config.own_tokens:
                 row[i] = torch.inf
-            lists.append(_highest(row.flatten(), kept))
+            if twins is not None:
+                lists.append(_distinct(row, twins[n], i, kept))
+            elif config.selection == "quota":
+                lists.append(_quota(row, i if config.own_tokens else None, kept))
+            else:
+                lists.append(_highest(row.flatten(), kept))
     return torch.stack(lists)
 
 
@@ -91,11 +106,15 @@ def _check(features: Tensor) -> tuple[int, int]:
     return features.shape[0], features.shape[1]
 
 
-def _heat(unit: Tensor, queries: range, chunk: int) -> Tensor:
+def _heat(unit: Tensor, queries: range, chunk: int, twins: Tensor | None = None) -> Tensor:
     """H `[len(queries), M, N]` for some keyframes, from features `[M, N, d]` of unit length.
 
     A pair's matrix of similarities holds both H_ij (maxima of its rows) and H_ji (of its columns): where both keyframes
     are queries it is computed once.
+
+    Args:
+        twins: `[len(queries), M, N]` int32, filled with -1: where given, the token of the query keyframe that each
+            token is a mutual match of, if it is one, is written into it.
     """
     frames, tokens, _ = unit.shape
     if chunk < 0:
@@ -113,11 +132,81 @@ def _heat(unit: Tensor, queries: range, chunk: int) -> Tensor:
                         others = F.pad(others, (0, 0, 0, 0, 0, missing))
                     similarity = (others.flatten(0, 1) @ target).view(chunk, tokens, tokens)[: stop - start]
                     heat[n, start:stop] = similarity.amax(dim=2)
+                    mutual = None if twins is None else _mutual(similarity)
+                    if twins is not None and mutual is not None:
+                        twins[n, start:stop] = mutual[0]
                     both = range(max(start, i + 1), min(stop, queries.stop))
                     if both:
                         back = similarity[both.start - start : both.stop - start].amax(dim=1)
                         heat[both.start - queries.start : both.stop - queries.start, i] = back
+                        if twins is not None and mutual is not None:
+                            there = slice(both.start - queries.start, both.stop - queries.start)
+                            twins[there, i] = mutual[1][both.start - start : both.stop - start]
     return heat
+
+
+def _mutual(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Mutual matches in similarities `[b, N, N']`: of each row its column or -1, and of each column its row or -1.
+
+    Row p and column q match mutually where each is the most similar of the other; of equally similar ones the first.
+    """
+    _, rows, columns = similarity.shape
+    p = torch.arange(rows, dtype=torch.int32, device=similarity.device)
+    q = torch.arange(columns, dtype=torch.int32, device=similarity.device)
+    of_row = torch.where(similarity == similarity.amax(dim=2, keepdim=True), q, columns).amin(dim=2)
+    of_column = torch.where(similarity == similarity.amax(dim=1, keepdim=True), p[:, None], rows).amin(dim=1)
+    return (
+        torch.where(of_column.gather(1, of_row.long()) == p, of_row, -1),
+        torch.where(of_row.gather(1, of_column.long()) == q, of_column, -1),
+    )
+
+
+def _quota(heat: Tensor, own: int | None, count: int) -> Tensor:
+    """`count` of the M * N tokens with H `[M, N]`, of every keyframe the same number.
+
+    Each keyframe gives its highest; where `count` is no multiple, those with the highest H in the next place give one
+    more. All of keyframe `own` are taken, and the others share the rest.
+    """
+    frames, tokens = heat.shape
+    others = torch.tensor([j for j in range(frames) if j != own], device=heat.device)
+    each, left = divmod(count - (0 if own is None else tokens), len(others))
+    order = heat[others].sort(dim=1, descending=True, stable=True)  # of equal ones the first
+    quota = torch.full((len(others),), each, device=heat.device)
+    if left:
+        quota[_highest(order.values[:, each], left)] += 1
+    given = torch.arange(tokens, device=heat.device) < quota[:, None]
+    kept = torch.zeros(frames, tokens, dtype=torch.bool, device=heat.device)
+    kept[others] = torch.zeros_like(given).scatter(1, order.indices, given)
+    if own is not None:
+        kept[own] = True
+    return kept.flatten().nonzero().flatten()
+
+
+def _distinct(heat: Tensor, twins: Tensor, i: int, count: int) -> Tensor:
+    """`count` of the M * N tokens with H `[M, N]` to keyframe i, each thing once before a second copy of anything.
+
+    A token q of keyframe i and its mutual matches in other keyframes (`twins` `[M, N]`: q, or -1) are copies of one
+    thing; a token without one is a thing by itself. Copies are ranked by H, of equal ones the first, and tokens are
+    kept by rank, within a rank by H, and of equal ones the first.
+    """
+    frames, tokens = heat.shape
+    twins = twins.long()
+    twins[i] = torch.arange(tokens, device=heat.device)
+    keyframe, token = (twins >= 0).nonzero(as_tuple=True)
+    thing = twins[keyframe, token]
+    copies = heat.new_full((tokens, frames), -torch.inf)  # a thing has at most one copy in a keyframe
+    copies[thing, keyframe] = heat[keyframe, token]
+    order = copies.sort(dim=1, descending=True, stable=True).indices
+    places = torch.arange(frames, device=heat.device).expand_as(order)
+    rank = torch.zeros_like(twins)
+    rank[keyframe, token] = torch.empty_like(order).scatter(1, order, places)[thing, keyframe]
+    rank = rank.flatten()
+    size = torch.bincount(rank, minlength=frames).cumsum(0)
+    last = int((size < count).sum())  # the rank in which the count is reached
+    kept = rank < last
+    within = (rank == last).nonzero().flatten()
+    kept[within[_highest(heat.flatten()[within], count - int(kept.sum()))]] = True
+    return kept.nonzero().flatten()
 
 
 def _highest(values: Tensor, count: int) -> Tensor:

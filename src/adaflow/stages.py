@@ -115,16 +115,23 @@ def invert(run: Run, latents: Stage, source_prompt: str) -> Stage:
     clean = _array(latents, "latents")
     timesteps = run.backbone.scheduler(config.steps).timesteps.tolist()
     trajectory = stage.array("trajectory", (config.steps, *clean.shape), torch.float16)
-    total = run.frames * config.inversion_steps
+    count = max(config.inversion_steps, config.steps)  # of timesteps that the inversion comes by
+    total = run.frames * count
     if not stage.complete:
         place = {t: s for s, t in enumerate(timesteps)}
         conditioning = run.backbone.conditioning(source_prompt, "", "")
         for span in _from(stage, run, run.plan.rows):
-            steps = invert_steps(run.backbone, clean.read(span.start, span.stop), conditioning, config.inversion_steps)
+            steps = invert_steps(
+                run.backbone,
+                clean.read(span.start, span.stop),
+                conditioning,
+                config.inversion_steps,
+                sampling_steps=config.steps,
+            )
             for i, (t, z) in enumerate(steps):
                 if t in place:
                     trajectory.sub(place[t]).write(span.start, z.to(torch.float16).cpu())
-                run.report("invert", span.start * config.inversion_steps + (i + 1) * len(span), total)
+                run.report("invert", span.start * count + (i + 1) * len(span), total)
             stage.advance(span.stop)
         stage.finish()
     run.report("invert", total, total)
@@ -188,24 +195,19 @@ def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, sch
     """Token correspondences within each clip, for the keyframes that are drawn and once per pair."""
     stage = matches_stage(run, features, scheduled)
     array = _array(features, "features")
-    levels = sorted({site.level for site in run.backbone.attention_sites()})
-    grids = {level: run.backbone.grid(run.latent_size, level) for level in levels}
+    grids = attention_grids(run)
     layout = Matches.layout(clips, drawn, {})
-    rows = layout.starts[-1]
-    arrays = {
-        level: stage.array(f"level{level}", (rows, h * w), torch.int16 if h * w <= 2**15 else torch.int32)
-        for level, (h, w) in grids.items()
-    }
+    arrays = match_arrays(stage, layout.starts[-1], grids)
     device = run.backbone.device
     if not stage.complete:
         for c in range(stage.done, len(clips.clips)):
             clip, keys = clips.clips[c], layout.keys[c]
-            targets = {k: _levels(array, k, grids, device) for k in keys}
+            targets = {k: level_features(array, k, grids, device) for k in keys}
             for frame in range(clip.start, clip.stop):
-                own = _levels(array, frame, grids, device)
+                own = level_features(array, frame, grids, device)
                 for key in keys:
                     row = layout.row(c, key, frame)
-                    for level in levels:
+                    for level in grids:
                         tokens = own[level].shape[0]
                         phi = torch.arange(tokens) if key == frame else match(own[level], targets[key][level]).cpu()
                         arrays[level].write(row, phi[None])
@@ -214,6 +216,20 @@ def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, sch
         stage.finish()
     run.report("match", run.frames, run.frames)
     return Matches.layout(clips, drawn, arrays)
+
+
+def attention_grids(run: Run) -> dict[int, tuple[int, int]]:
+    """The grids (h, w) of the levels that have self-attention."""
+    levels = sorted({site.level for site in run.backbone.attention_sites()})
+    return {level: run.backbone.grid(run.latent_size, level) for level in levels}
+
+
+def match_arrays(stage: Stage, rows: int, grids: dict[int, tuple[int, int]]) -> dict[int, DiskArray]:
+    """Arrays ``level0`` … ``[rows, N]`` for matches, in the smallest type that has room for a token's index."""
+    return {
+        level: stage.array(f"level{level}", (rows, h * w), torch.int16 if h * w <= 2**15 else torch.int32)
+        for level, (h, w) in grids.items()
+    }
 
 
 def still_to_do(stage: Stage, units: int) -> float:
@@ -228,7 +244,10 @@ def key_features(run: Run, features: Stage, keys: Tensor, level: int) -> Tensor:
     return torch.stack([resize(array.read(k, k + 1)[0].to(run.backbone.device), grid) for k in keys.tolist()])
 
 
-def _levels(array: DiskArray, frame: int, grids: dict[int, tuple[int, int]], device: torch.device) -> dict[int, Tensor]:
+def level_features(
+    array: DiskArray, frame: int, grids: dict[int, tuple[int, int]], device: torch.device
+) -> dict[int, Tensor]:
+    """Normalised features ``[N, d]`` of one frame, by level."""
     feature = array.read(frame, frame + 1)[0].to(device)
     return {level: resize(feature, grid) for level, grid in grids.items()}
 

@@ -98,7 +98,7 @@ class CallCounter:
 
     def __init__(self, backbone: Backbone, known: dict[Hashable, Fraction]) -> None:
         vae = backbone.vae
-        watched = {"unet": backbone.unet, "text": backbone.pipe.text_encoder}
+        watched = {"unet": backbone.unet, "finest": backbone.finest, "text": backbone.pipe.text_encoder}
         watched |= {f"vae.{name}": getattr(vae, name, None) for name in ("encoder", "quant_conv", "post_quant_conv")}
         watched["vae.decoder"] = vae.decoder
         self.unet_rows = 0
@@ -136,9 +136,13 @@ class CallCounter:
         attention = [part for _, part in parts if hasattr(part, "processor")]
 
         def hook(_module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-            if name == "unet":
+            if name in ("unet", "finest"):
                 self.unet_rows += args[0].shape[0]
-            hooks = tuple((path, hook) for path, part in parts for hook in part._forward_hooks.values())
+            hooks = tuple(
+                (path, hook)
+                for path, part in parts
+                for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())
+            )
             shapes = [tuple(x.shape) for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             kind, times = kind_of_call(name, shapes, [part.processor for part in attention], hooks)
             self._count_products(False)

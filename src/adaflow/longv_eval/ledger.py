@@ -22,10 +22,11 @@ SHARED = {
     "trajectory": "invert",
     "schedule": "",
     "matches": "match",
+    "flow": "match",
 }
 """Stages in the workspace that rows share, with the names under which they report; a schedule is drawn in no time."""
 
-EDIT = ("edit", "decoded")
+EDIT = ("borders", "edit", "decoded")
 """Stages that belong to one row."""
 
 

@@ -17,7 +17,8 @@ import yaml
 
 from ..config import EditConfig
 from ..errors import InputError
-from .running import Asked, Output, Task, alone, joint, repeated_first, round_trip, unedited
+from ..peers import PEERS
+from .running import Asked, Output, Task, alone, compared, joint, repeated_first, round_trip, unedited
 
 EVERYTHING = 4096
 """A budget that no number of keyframes exceeds."""
@@ -163,6 +164,13 @@ REFERENCES: Mapping[str, Method] = {
 }
 """What every measure is read against."""
 
+COMPARED: Mapping[str, Method] = {
+    name: Method(name, peer.title, peer.about, {"method": name}, runs=compared)
+    for name, peer in PEERS.items()
+    if name not in REFERENCES
+}
+"""The compared systems (docs/peers.md), under the same settings as AdaFlow; Plug-and-Play is among the references."""
+
 ADAFLOW = Method("adaflow", "AdaFlow", "AdaFlow as the model's card sets it.")
 
 
@@ -175,13 +183,18 @@ def variants() -> Mapping[str, Method]:
 
 def methods() -> Mapping[str, Method]:
     """Every method that has a name of its own, in the order of tables."""
-    return {**REFERENCES, ADAFLOW.name: ADAFLOW, **variants()}
+    return {**REFERENCES, **COMPARED, ADAFLOW.name: ADAFLOW, **variants()}
 
 
 def groups() -> Mapping[str, tuple[str, ...]]:
     """Names that stand for several methods."""
     references = (*REFERENCES, ADAFLOW.name)
-    return {"references": references, "ablations": (ADAFLOW.name, *variants()), "all": tuple(methods())}
+    return {
+        "references": references,
+        "compared": (*PEERS, ADAFLOW.name),
+        "ablations": (ADAFLOW.name, *variants()),
+        "all": tuple(methods()),
+    }
 
 
 def choose(names: str) -> list[Method]:
