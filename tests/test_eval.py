@@ -153,6 +153,51 @@ def test_a_meter_counts_what_torch_counts_and_changes_nothing(
     assert not hooks and len(plain.partition.clips) == 3
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"guidance_start": 0.5},
+        {"guidance_end": 0.0},
+        {"reuse": 2},
+        {"reuse": 2, "injection.sites": "pnp"},
+        {"propagation.blend": 2},
+        {"inversion_steps": 1},
+        {"slimming.selection": "quota"},
+        {"slimming.selection": "distinct"},
+    ],
+    ids=str,
+)
+def test_what_saves_work_is_counted_as_torch_counts_it(
+    pipe: AdaFlowPipeline, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Rows by hand; operations by torch's counter, also of calls whose kind was met in another setting."""
+    frames = video("cuts-4", N).frames()
+    usual = {**SETTINGS, "kind": "colour", "run.rows": 8, "source_prompt": "a red car"}
+    config = EditConfig.from_fields({**usual, **changed})
+    with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: attention_flops}) as counter:
+        pipe(frames, "a blue car", config=config, workspace=tmp_path / "plain")
+    known: dict[Any, Fraction] = {}
+    spent = []
+    for name, one in (("usual", EditConfig.from_fields(usual)), ("changed", config), ("again", config)):
+        with CostMeter(pipe.backbone, known) as meter:
+            pipe(frames, "a blue car", config=one, workspace=tmp_path / name, on_progress=meter)
+        spent.append(sum(meter.stages.values(), Spent()))
+    before, first, again = spent
+    assert first.flops == again.flops == counter.get_total_flops()
+    saved = {
+        "guidance_start": 3 + N,  # the negative rows of the first step
+        "guidance_end": 2 * (3 + N),
+        "inversion_steps": N,
+        # injection is over in the second step: as many rows, but of the finest level
+        "reuse": 0,
+        "propagation.blend": 0,
+        "slimming.selection": 0,
+    }[next(iter(changed))]
+    assert before.unet_rows - first.unet_rows == saved
+    if saved or "reuse" in changed:
+        assert first.flops < before.flops
+
+
 def test_a_call_that_fails_is_not_learnt(pipe: AdaFlowPipeline) -> None:
     """Else every later call of its kind would count as the part that was done."""
     known: dict[Any, Fraction] = {}

@@ -86,10 +86,33 @@ COST = (
     Column("peak_mb", "peak memory", -1, digits=0, unit="MB", ratio=True, about="of the process, page cache apart"),
     Column("disk_mb", "disk", -1, digits=0, unit="MB", ratio=True, about="of the workspace"),
 )
+PAPER = (
+    Column("fq", "FQ", 1, about="aesthetic mark of the frames, about 0 to 10"),
+    Column("vq", "VQ", 1, digits=3, about="video quality by DOVER, 0 to 1"),
+    Column("oc", "OC", 1, digits=4, about="likeness of neighbouring frames by DINOv2"),
+    Column("sc", "SC", 1, digits=4, about="likeness of neighbouring frames by CLIP"),
+    Column("text_alignment", "text", 1, about="100 x cosine of frames and prompt by CLIP"),
+    _percent("text_success", "success", 1, "frames nearer to the prompt than to the source's caption"),
+)
+SOURCE = (
+    Column(
+        "warp_error_relative", "warp", -1, ratio=True, about="along the source's estimated flow, 1 = its own", origin=1
+    ),
+    Column("flow_flicker", "flicker", -1, unit="levels", about="above the source's, along its estimated flow"),
+    Column("oc_5s_difference", "OC at 5 s", 1, digits=4, about="likeness at 5 s less the source's"),
+    Column("palette_drift_difference", "palette", -1, about="drift of colours beyond the source's, in Lab"),
+    Column("flow_seam", "seam", -1, ratio=True, about="warp error at borders over that elsewhere, 1 = none", origin=1),
+    Column("motion", "motion", 0, about=f"as a share of the source's, by flow; below {FROZEN} the video is frozen"),
+)
 BLOCKS = {"The edit": EDIT, "Over time": TIME, "Clips and keyframes": CLIPS, "Cost of one edit": COST}
 """All columns, in blocks that fit a page."""
-COLUMNS = {column.name: column for block in BLOCKS.values() for column in block}
+REAL_BLOCKS = {"The paper's metrics": PAPER, "Against the source": SOURCE, "Cost of one edit": COST}
+"""The columns of real videos, of which no truth is known."""
+_FIRST = {column.name: column for block in BLOCKS.values() for column in block}
+COLUMNS = _FIRST | {column.name: column for column in (*PAPER, *SOURCE) if column.name not in _FIRST}
+BRIEF_REAL = (*PAPER, SOURCE[0])
 BRIEF = tuple(COLUMNS[name] for name in ("success", "psnr", "gain", "warp_relative", "flicker", "drift", "seam"))
 """The columns of a part of the results."""
 COMPARED = (*EDIT, *TIME, *COST)
+COMPARED_REAL = (*PAPER, *SOURCE, *COST)
 """The columns that two methods are compared by."""

@@ -25,9 +25,11 @@ from ..result import versions
 from ..store import write_json
 from ..video import write_video
 from .cost import CostMeter, Spent
+from .footage import Footage, numbers, scored
 from .ledger import SHARED, Ledger, lineage
 from .methods import ADAFLOW, Method
 from .metrics import measure, measure_partition
+from .metrics.weights import Weights
 from .running import Output, Pictures, Sized, Task
 from .watch import Watch
 
@@ -110,10 +112,16 @@ class Desk:
 
     def _scored(self, edit: Edit, method: Method, output: Output) -> dict[str, Any]:
         case, starts = self.case, output.starts
+        begun = output.chunks if starts is None else starts
         frames = Sized(output.frames, self._video.shape[1:3])
-        measures = measure(
-            case, edit, frames, borders=None if starts is None else starts[1:], classifier=self._classifier
-        )
+        borders = None if begun is None else begun[1:]
+        film, parted = case.film, None
+        if isinstance(film, Footage):
+            found = scored(film, frames, edit.prompt, case.source_prompt, borders, self.whole.weights or Weights())
+            measures = numbers(found)
+        else:
+            measures = measure(case, edit, frames, borders=borders, classifier=self._classifier)
+            parted = None if starts is None else measure_partition(case, starts)
         return {
             "method": method.name,
             "title": method.title,
@@ -126,7 +134,7 @@ class Desk:
             "source_prompt": case.source_prompt,
             "prompt": edit.prompt,
             "measures": measures,
-            "partition": None if starts is None else measure_partition(case, starts),
+            "partition": parted,
             "method_facts": dict(output.facts),
             "seed": case.seed,
             "versions": versions(),
@@ -157,14 +165,15 @@ class Desk:
         """The edit as a file to look at, with the source and the target if they are not there yet."""
         case, clips = self.case, self.whole.out / "clips"
         own = f"{case.id}.{edit.name}.{method.name}"
-        films: dict[str, Pictures] = {
-            f"{case.id}.source": self._video,
-            f"{case.id}.{edit.name}.truth": edit.target,
-            own: output.frames,
-        }
+        films: dict[str, Pictures] = {f"{case.id}.source": self._video, own: output.frames}
+        fps = float(FRAMES_PER_SECOND)
+        if isinstance(case.film, Footage):
+            fps = case.film.fps
+        else:
+            films[f"{case.id}.{edit.name}.truth"] = edit.target
         for name, film in films.items():
             if name == own or not (clips / f"{name}.mp4").exists():
-                write_video(clips / f"{name}.mp4", iter(film), fps=FRAMES_PER_SECOND, crf=QUALITY)
+                write_video(clips / f"{name}.mp4", iter(film), fps=fps, crf=QUALITY)
 
     def _rendered(self) -> NDArray[np.uint8]:
         """The source's frames ``[n, H, W, 3]``, rendered once and read from the disk: no part of an edit's cost."""

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..report import Cell, Table
 from .bootstrap import Interval
-from .columns import BLOCKS, BRIEF, COLUMNS, MISSING, Column
-from .rows import BASE, FROZEN, REFERENCES, Row, Run, by_method
+from .columns import BLOCKS, BRIEF, BRIEF_REAL, COLUMNS, MISSING, REAL_BLOCKS, Column
+from .rows import BASE, FROZEN, REAL, REFERENCES, Row, Run, by_method
 from .statistics import Difference, MarginResult, compare, mean, non_inferior
 
 COMPARED = ("success", "psnr", "warp_relative", "drift", "seam", "seconds")
 """The measures whose differences from the base are shown for every method."""
+COMPARED_REAL = ("fq", "vq", "oc", "sc", "text_alignment", "warp_error_relative", "flow_seam", "seconds")
+"""The same, of real videos."""
 DIFFERENCES = (
     "Over the edits that both have, paired by video. In brackets the 95 % interval; bold where it does not hold zero. "
     "Of 20 comparisons about one will stand out by chance."
@@ -26,9 +28,19 @@ def about(rows: Sequence[Row], run: Run) -> list[str]:
     """What a reader must know before the numbers: paragraphs of plain text."""
     videos = {row.case: row.frames for row in rows}
     edits = len({row.pair for row in rows})
+    if real(rows):
+        first = (
+            f"Measured on real videos: {len(videos)} with {sum(videos.values()):,} frames and {edits} edits. No truth "
+            "is known of them (what goes through the autoencoder is the source): these measures reward what is smooth, "
+            "and most of all a frozen picture. Read them beside the source's own row and beside the motion."
+        )
+    else:
+        first = (
+            f"Measured on the miniature: {len(videos)} rendered videos ({sum(videos.values()):,} frames) with {edits} "
+            "edits, whose right answers are known. It says nothing of other models or of real footage."
+        )
     said = [
-        f"Measured on the miniature: {len(videos)} rendered videos ({sum(videos.values()):,} frames) with {edits} "
-        "edits, whose right answers are known. It says nothing of other models or of real footage.",
+        first,
         "Each number is the mean over videos (of a video's edits first) with its 95 % bootstrap interval; videos, not "
         "edits, are resampled, and below six videos no interval is given. Bold: the best of the methods that edit, "
         "frozen ones apart. The unedited source, the autoencoder's round trip of the target and the first frame "
@@ -49,7 +61,7 @@ def main_tables(rows: Sequence[Row], run: Run) -> dict[str, Table]:
     """One line a method in each block of columns; methods that were not run have a line that says so."""
     groups = by_method(rows)
     lines = [(title, groups.get(method, [])) for method, title in run.methods.items()]
-    return {name: means_table(lines, block) for name, block in BLOCKS.items()}
+    return {name: means_table(lines, block) for name, block in blocks(rows).items()}
 
 
 def part_tables(rows: Sequence[Row], part: str) -> dict[str, Table]:
@@ -59,7 +71,9 @@ def part_tables(rows: Sequence[Row], part: str) -> dict[str, Table]:
         some = [row for row in rows if getattr(row, part) == name]
         videos = len({row.case for row in some})
         lines = [(group[0].title, group) for group in by_method(some).values()]
-        found[f"{name} ({videos} video{'' if videos == 1 else 's'})"] = means_table(lines, BRIEF)
+        found[f"{name} ({videos} video{'' if videos == 1 else 's'})"] = means_table(
+            lines, BRIEF_REAL if real(some) else BRIEF
+        )
     return found
 
 
@@ -92,7 +106,7 @@ def means_table(groups: Sequence[tuple[str, Sequence[Row]]], columns: Sequence[C
 def difference_table(rows: Sequence[Row]) -> Table:
     """Each editing method less the base, in a few measures."""
     groups, base = editing(rows), base_of(rows)
-    columns = [COLUMNS[name] for name in COMPARED]
+    columns = [COLUMNS[name] for name in compared(rows)]
     lines = [
         [Cell(group[0].title), *(_difference_cell(d) for d in compare(group, groups[base], columns))]
         for method, group in groups.items()
@@ -120,6 +134,26 @@ def margins_table(rows: Sequence[Row]) -> Table:
         for found in judged
     ]
     return Table(["is it non-inferior?", "verdict", "videos", *names], lines, "Non-inferiority")
+
+
+def real(rows: Iterable[Row]) -> bool:
+    """Whether the videos are real, so that no truth is known of them."""
+    return any(row.motion == REAL for row in rows)
+
+
+def blocks(rows: Iterable[Row]) -> Mapping[str, Sequence[Column]]:
+    """The columns of the main tables, by the heading of each."""
+    return REAL_BLOCKS if real(rows) else BLOCKS
+
+
+def compared(rows: Iterable[Row]) -> Sequence[str]:
+    """The measures whose differences from the base are shown."""
+    return COMPARED_REAL if real(rows) else COMPARED
+
+
+def heading(rows: Iterable[Row], run: Run) -> str:
+    """What stands above everything."""
+    return f"{'Real videos' if real(rows) else 'LongV-EVAL, miniature edition'}: {run.suite}"
 
 
 def editing(rows: Sequence[Row]) -> Mapping[str, list[Row]]:

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..report import Film, Grid, Link, Section, Shown, Table, write_report
-from .columns import BLOCKS
 from .layout import (
-    COMPARED,
     DIFFERENCES,
     MARGINS,
     about,
     base_of,
+    blocks,
+    compared,
     difference_table,
     editing,
+    heading,
     legend,
     main_tables,
     margins_table,
@@ -46,13 +47,13 @@ def write_page(out: Path) -> Path:
     out = Path(out)
     rows = load_rows(out)
     run = load_run(out, rows)
-    return write_report(out / "index.html", f"LongV-EVAL, miniature edition: {run.suite}", _sections(out, rows, run))
+    return write_report(out / "index.html", heading(rows, run), _sections(out, rows, run))
 
 
 def _sections(out: Path, rows: Sequence[Row], run: Run) -> Iterator[Section]:
     yield Section("What was measured", "\n\n".join(about(rows, run)))
     for name, table in main_tables(rows, run).items():
-        yield Section(name, legend(BLOCKS[name]), items=[table])
+        yield Section(name, legend(blocks(rows)[name]), items=[table])
     yield _plots("Quality, consistency and cost", [
         quality_against_cost(rows, "seconds", "psnr"),
         quality_against_cost(rows, "warp_relative", "success"),
@@ -61,7 +62,7 @@ def _sections(out: Path, rows: Sequence[Row], run: Run) -> Iterator[Section]:
     ])  # fmt: skip
     differences = difference_table(rows)
     if differences.lines:
-        plots = [plot for name in COMPARED if (plot := forest(rows, name)) is not None]
+        plots = [plot for name in compared(rows) if (plot := forest(rows, name)) is not None]
         yield Section(differences.caption, DIFFERENCES, items=[Grid(plots), _captioned(differences)])
         yield Section("Which are non-inferior", MARGINS, items=[_captioned(margins_table(rows))])
     yield _clips(out, rows, run)

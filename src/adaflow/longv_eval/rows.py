@@ -15,6 +15,8 @@ REFERENCES = ("source", "vae", "frame1")
 """Methods that edit nothing: they bracket a measure and are never the best."""
 BASE = "adaflow"
 """The method that others are compared with."""
+REAL = "real"
+"""The motion of videos that are not rendered: no truth is known of them."""
 FROZEN = 0.5
 """Motion, as a share of the target's, below which a video counts as frozen."""
 

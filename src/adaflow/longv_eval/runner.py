@@ -31,6 +31,7 @@ from ..result import versions
 from ..store import write_json
 from .desk import Desk, machine, read_json, today
 from .methods import ADAFLOW, Method
+from .metrics.weights import Weights
 from .page import write_page
 from .running import Asked
 from .tables import write_tables
@@ -58,6 +59,7 @@ class Evaluation:
         methods: In the order of tables; those that others need are among them.
         out: A new folder, or one in which this suite was begun with this model.
         keep_work: Leave the workspaces of finished cases.
+        weights: Of the paper's metrics, for real videos.
     """
 
     suite: Suite
@@ -65,6 +67,7 @@ class Evaluation:
     out: Path
     pipe: AdaFlowPipeline
     keep_work: bool = False
+    weights: Weights | None = None
 
     def run(self, watch: Watch | None = None) -> Summary:
         """Make every row that is not there yet, then the tables and the page.

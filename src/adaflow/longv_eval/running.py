@@ -26,6 +26,7 @@ from ..slimming import kept_per_keyframe, kept_tokens
 from ..store import stage_infos
 from ..video import open_source
 from .cost import CostMeter
+from .footage import Footage
 from .metrics.correspondence import Correspondence
 
 if TYPE_CHECKING:
@@ -85,21 +86,29 @@ class Output:
     Attributes:
         frames: The edited frames.
         starts: The first frame of every clip; None where the method has no clips.
+        chunks: The first frame of every chunk, where the method edits those by themselves and has no clips.
         facts: Further numbers about how it was made.
         made_from: Folders of the workspace that the frames were made from.
     """
 
     frames: Pictures
     starts: tuple[int, ...] | None = None
+    chunks: tuple[int, ...] | None = None
     facts: Mapping[str, float | None] = field(default_factory=dict)
     made_from: Sequence[str] = ()
 
 
 def joint(task: Task, config: EditConfig) -> Output:
     """AdaFlow itself: one call of the pipeline."""
-    result = task.pipe(task.video, task.edit.prompt, config=config, workspace=task.workspace, on_progress=task.meter)
-    made_from = [info.folder for info in stage_infos(task.workspace) if info.name in ("edit", "decoded")]
-    return Output(result.frames, tuple(result.partition.starts), _facts(task, result), made_from)
+    result, made_from = _by_pipeline(task, config)
+    return Output(result.frames, tuple(result.partition.starts), facts=_facts(task, result), made_from=made_from)
+
+
+def compared(task: Task, config: EditConfig) -> Output:
+    """A compared system, by the same call; the borders are those of its chunks."""
+    result, made_from = _by_pipeline(task, config)
+    starts, facts = tuple(result.partition.starts), {"chunks": len(result.partition)}
+    return Output(result.frames, chunks=starts, facts=facts, made_from=made_from)
 
 
 def alone(task: Task, config: EditConfig) -> Output:
@@ -185,6 +194,12 @@ class Sized:
         return (p if p.shape[:2] == self.size else resized(p, self.size) for p in self.pictures)
 
 
+def _by_pipeline(task: Task, config: EditConfig) -> tuple[EditResult, list[str]]:
+    """The pipeline's edit, and the folders of the workspace that it was made from."""
+    result = task.pipe(task.video, task.edit.prompt, config=config, workspace=task.workspace, on_progress=task.meter)
+    return result, [info.folder for info in stage_infos(task.workspace) if info.name in ("edit", "decoded")]
+
+
 def _decoded(run: Run, latents: torch.Tensor) -> NDArray[np.uint8]:
     """Frames of clean latents."""
     h, w = run.geometry.content
@@ -212,7 +227,10 @@ def _facts(task: Task, result: EditResult) -> dict[str, float | None]:
         levels = sorted({site.level for site in run.backbone.attention_sites()})
         finest = run.backbone.grid(run.latent_size, levels[0])
         at_keys = stages.key_features(run, features, drawn[0], levels[-1])
-    whole = run.geometry.content == run.geometry.padded == task.video.shape[1:3]  # else a token is no whole cell
+    rendered = not isinstance(task.case.film, Footage)  # of real videos nobody knows the motion
+    whole = (
+        rendered and run.geometry.content == run.geometry.padded == task.video.shape[1:3]
+    )  # else a token is no whole cell
     correspondence = Correspondence(task.case.film, finest)
     for c, clip in enumerate(clips.clips) if whole else ():
         key = int(drawn[0, c])

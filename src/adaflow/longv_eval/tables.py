@@ -11,20 +11,23 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..report import Cell, Table
-from .columns import BLOCKS, COLUMNS, MISSING
+from .columns import COLUMNS, COMPARED, COMPARED_REAL, MISSING
 from .layout import (
     DIFFERENCES,
     MARGINS,
     about,
     as_share,
+    blocks,
     bracketed,
     difference_table,
     difference_unit,
+    heading,
     legend,
     main_tables,
     margin_text,
     margins_table,
     part_tables,
+    real,
 )
 from .rows import Row, Run, by_method, load_rows, load_run
 from .statistics import Difference, compare, mean, non_inferior
@@ -77,9 +80,9 @@ def summary_csv(rows: Sequence[Row]) -> str:
 
 def table_md(rows: Sequence[Row], run: Run) -> str:
     """All tables as Markdown: the means in blocks of columns, differences, margins, and the parts."""
-    said = [f"# LongV-EVAL, miniature edition: {plain(run.suite)}", *map(plain, about(rows, run))]
+    said = [f"# {plain(heading(rows, run))}", *map(plain, about(rows, run))]
     for name, table in main_tables(rows, run).items():
-        said += [f"## {name}", markdown(table), plain(legend(BLOCKS[name]))]
+        said += [f"## {name}", markdown(table), plain(legend(blocks(rows)[name]))]
     for table, text in ((difference_table(rows), DIFFERENCES), (margins_table(rows), MARGINS)):
         if table.lines:
             said += [f"## {plain(table.caption)}", text, markdown(table)]
@@ -101,13 +104,14 @@ def comparison_text(a: Sequence[Row], b: Sequence[Row]) -> str:
     Raises:
         InputError: the results are not of the same suite, or of several methods.
     """
-    found = compare(a, b)
+    found = compare(a, b, COMPARED_REAL if real(a) else COMPARED)
     common = {row.pair for row in a} & {row.pair for row in b}
     videos = len({case for case, _ in common})
     names = [found[0].a, found[0].b]
     if names[0] == names[1]:
         names = [f"{names[0]} (first)", f"{names[1]} (second)"]
-    lines = [f"{names[0]} less {names[1]}, measured on the miniature: {len(common)} edits of {videos} videos in both"]
+    where = "real videos" if real(a) else "the miniature"
+    lines = [f"{names[0]} less {names[1]}, measured on {where}: {len(common)} edits of {videos} videos in both"]
     texts = [difference_text(each) for each in found]
     name, wide = max(len(each.column.label) for each in found), max(map(len, texts))
     for verdict in ("better", "worse", "higher", "lower", "no difference shown", "not measured"):

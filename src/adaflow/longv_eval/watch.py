@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,6 +15,15 @@ from typing_extensions import Self
 
 from ..meter import clock
 from ..progress import STAGES, Progress
+
+
+@contextmanager
+def frame_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told of frames done and of all; nothing where it is no terminal."""
+    columns = (TextColumn("scoring"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} frames"))
+    with Bars(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 @dataclass(frozen=True)

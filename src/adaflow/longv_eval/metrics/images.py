@@ -57,7 +57,9 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.mean(luminance * (2 * covariance + SSIM_C2) / (variance + SSIM_C2), dtype=np.float64))
 
 
-def sample(image: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+def sample(
+    image: NDArray[np.uint8] | NDArray[np.float32], x: NDArray[np.float32], y: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """A picture between its pixels: bilinear, pixel centres on whole numbers, beyond the border its last pixel.
 
     Args:
@@ -83,7 +85,10 @@ def sample(image: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float
 
 
 def _between(
-    flat: NDArray[np.uint8], first: NDArray[np.intp], second: NDArray[np.intp], share: NDArray[np.float32]
+    flat: NDArray[np.uint8] | NDArray[np.float32],
+    first: NDArray[np.intp],
+    second: NDArray[np.intp],
+    share: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """`first` to `second` of the rows of `flat`, by `share` `[P, 1]`: `[P, C]`."""
     start = flat.take(first, axis=0).astype(np.float32)
