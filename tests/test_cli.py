@@ -326,8 +326,10 @@ def test_the_commands_in_the_docs_run_as_written(
     monkeypatch.setattr(AdaFlowPipeline, "from_pretrained", lambda name: pipe)
     for line in commands_in_the_docs():
         words = shlex.split(line)[1:]
-        if words == ["models", "get", "sd21"] or words[:2] == ["eval", "convert"]:
+        if words == ["models", "get", "sd21"] or words[:2] == ["eval", "convert"] or words[0] == "annotate":
             continue  # need the network
+        if words[:2] in (["study", "serve"], ["study", "tally"]):
+            continue  # needs participants: tests/test_study.py
         to = None
         if ">" in words:
             words, to = words[:-2], Path(words[-1])

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from .diskarray import format_bytes
 from .estimate import Estimate
-from .progress import STAGES, Progress
+from .progress import STAGES, Progress, clock
 
 QUIET = 60.0  # seconds between two lines of one stage where there is no terminal
 
@@ -105,11 +105,3 @@ class Meter:
         pace = (time.monotonic() - self._started) / self._worked
         seconds = round(remaining * pace)
         return f"{seconds // 60}:{seconds % 60:02d} left in all"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 42 s, 3 min 20 s, or 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

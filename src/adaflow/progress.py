@@ -29,3 +29,11 @@ class Progress:
 
 ProgressCallback = Callable[[Progress], None]
 """Called after every unit of work; raising `Cancelled` in it stops the run, resumable."""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 42 s, 3 min 20 s, or 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
