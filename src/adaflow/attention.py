@@ -135,12 +135,8 @@ class KeyAttention:
         branches = len(this.branches)
         if hidden_states.shape[0] != branches * this.keys:
             raise ValueError(f"{hidden_states.shape[0]} rows for {branches} branches of {this.keys} keyframes")
-        if self.site.name in this.injected and this.branches[0] == "source":
-            source = hidden_states[: this.keys]
-            q, k = (to(source).repeat(branches, 1, 1) for to in (attn.to_q, attn.to_k))
-        else:
-            q, k = attn.to_q(hidden_states), attn.to_k(hidden_states)
-        q, k, v = (_heads(x, attn.heads) for x in (q, k, attn.to_v(hidden_states)))  # (B, H, N, C / H)
+        injected = self.site.name in this.injected and this.branches[0] == "source"
+        q, k, v = projections(attn, hidden_states, branches if injected else 0)
         own = (
             this.keys * branches if not this.extended or this.keys == 1 else this.keys * (this.branches[0] == "source")
         )
@@ -191,6 +187,24 @@ class PropagatedAttention:
         return out.flatten(0, 1)
 
 
+def projections(attn: Attention, hidden_states: Tensor, injected_branches: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values ``[B, H, N, C / H]`` of a batch ``[B, N, C]``.
+
+    Args:
+        attn: The layer.
+        hidden_states: Its input.
+        injected_branches: Where not 0, the batch has so many branches, and all of them take the queries and keys of the
+            first one, which is the source (PnP).
+    """
+    if injected_branches:
+        source = hidden_states[: len(hidden_states) // injected_branches]
+        q, k = (to(source).repeat(injected_branches, 1, 1) for to in (attn.to_q, attn.to_k))
+    else:
+        q, k = attn.to_q(hidden_states), attn.to_k(hidden_states)
+    q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, attn.to_v(hidden_states)))
+    return q, k, v
+
+
 def extended_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None = None) -> Tensor:
     """Attention of M frames to each other's tokens, all of them (Eq. 3) or only those kept for each frame (Eq. 7).
 
@@ -227,10 +241,6 @@ def attention_installed(unet: nn.Module, sites: Sequence[Site], processor: Calla
         yield
     finally:
         set_processors(dict(former))  # a copy: the method empties the dict it is handed
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _check_plain(attn: Attention, context: Tensor | None, mask: Tensor | None) -> None:

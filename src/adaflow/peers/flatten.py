@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .. import stages
-from ..attention import attention_installed, extended_attention
+from ..attention import attention_installed, extended_attention, projections
 from ..backbone import Branch, Site
 from ..diskarray import DiskArray
 from ..editing import Step
@@ -235,12 +235,8 @@ class PathAttention:
         """``[B T, N, C]`` in and out, as diffusers' attention-processor API has it."""
         this = self.path_pass
         branches = len(this.branches)
-        if self.site.name in this.injected and this.branches[0] == "source":
-            source = hidden_states[: this.frames]
-            q, k = (to(source).repeat(branches, 1, 1) for to in (attn.to_q, attn.to_k))
-        else:
-            q, k = attn.to_q(hidden_states), attn.to_k(hidden_states)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, attn.to_v(hidden_states)))
+        injected = self.site.name in this.injected and this.branches[0] == "source"
+        q, k, v = projections(attn, hidden_states, branches if injected else 0)
         parts = []
         for rows in (slice(b * this.frames, (b + 1) * this.frames) for b in range(branches)):
             out = extended_attention(q[rows], k[rows], v[rows])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError, MissingError
+from ...errors import InputError
+from ...peers.flow import flow_by
 from .images import sample
 
 Picture = NDArray[np.uint8]
@@ -31,22 +30,13 @@ class DisFlow:
     """
 
     def __init__(self) -> None:
-        try:
-            cv2: Any = import_module("cv2")
-        except ImportError as error:
-            raise MissingError(
-                "OpenCV, which estimates motion, is not installed; get it with: pip install opencv-python-headless"
-            ) from error
-        self._cv2 = cv2
-        self._dis: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = flow_by("dis")
 
     def __call__(self, here: Picture, there: Picture) -> Field:
         """See `Flow`."""
         if min(here.shape[:2]) < SMALLEST:
             raise InputError(f"frames of {here.shape[1]}x{here.shape[0]} are too small to estimate motion from")
-        grey = [self._cv2.cvtColor(np.ascontiguousarray(p), self._cv2.COLOR_RGB2GRAY) for p in (here, there)]
-        field: Field = self._dis.calc(grey[0], grey[1], None)
-        return field
+        return self._flow(here, there)
 
 
 @dataclass(frozen=True)
