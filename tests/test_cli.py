@@ -350,3 +350,12 @@ def write_table() -> None:
 
 if __name__ == "__main__":
     write_table()
+
+
+def test_an_option_that_exists_is_never_called_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong here is the port; every command's own options count as known."""
+    with pytest.raises(SystemExit) as end:
+        main(["study", "serve", "nowhere", "--password-file", "p", "--port", "abc"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "--password-file" not in said and "'abc'; it must be a whole number" in said
