@@ -19,7 +19,7 @@ import transformers
 
 from adaflow.miniature import WEIGHTS
 from adaflow.miniature.classifier import AttributeClassifier
-from adaflow.miniature.data import LatentPool, Scenes, labels
+from adaflow.miniature.data import Gallery, LatentPool, Scenes, batches, labels
 from adaflow.miniature.scene import MORE_PLACES, training_scene
 from adaflow.miniature.text import TextEncoder, WordTokenizer
 from adaflow.miniature.train import main as train
@@ -422,6 +422,23 @@ def test_wrong_films_are_refused() -> None:
         video("nonsense")
     with pytest.raises(IndexError):
         video("pan", 10).frame(10)
+
+
+def test_rendering_processes_share_their_panoramas(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path)
+    for _ in range(2):  # painted, then read
+        assert np.array_equal(gallery("city", 3), panorama("city", 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["city-3"]
+    mine, theirs = next(batches(11, 4, workers=0)), next(batches(11, 4, workers=1))
+    assert torch.equal(mine["image"], theirs["image"]) and mine["caption"] == theirs["caption"]
+
+
+def test_newest_samples_of_a_pool_come_out_as_they_went_in() -> None:
+    pool = LatentPool(4)
+    for k in range(3):
+        pool.add(torch.full((3, 1, 2, 2), float(k)), torch.full((3, 5), k))
+        latents, ids = pool.newest(3)
+        assert (latents == k).all() and (ids == k).all()
 
 
 def test_training_samples_match_their_scenes() -> None:

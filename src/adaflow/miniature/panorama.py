@@ -224,9 +224,14 @@ def _night(p: Painter) -> None:
 _PAINT = {"grass": _grass, "desert": _desert, "snow": _snow, "sea": _sea, "city": _city, "night": _night}
 
 
-@cache
-def panorama(background: str, seed: int) -> NDArray[np.uint8]:
-    """The place of ``seed`` as ``background``: ``(HEIGHT, WIDTH, 3)`` uint8, kept once painted (172 kB each)."""
+def paint(background: str, seed: int) -> NDArray[np.uint8]:
+    """The place of ``seed`` as ``background``: ``(HEIGHT, WIDTH, 3)`` uint8."""
     painter = Painter(place(seed), np.random.RandomState(7 * seed + BACKGROUNDS.index(background)))
     _PAINT[background](painter)
     return np.clip(painter.image, 0, 255).astype(np.uint8)
+
+
+@cache
+def panorama(background: str, seed: int) -> NDArray[np.uint8]:
+    """What `paint` gives, kept once painted (172 kB each)."""
+    return paint(background, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from .scene import HEIGHT, WIDTH, Scene
 from .sprites import sprite
 from .styles import apply_style
 
+Painting = Callable[[str, int], NDArray[np.uint8]]
 PURE = 0.98  # coverage from which a pixel shows one thing only
 SHADOW_STRENGTH = 0.45
 
@@ -84,10 +85,10 @@ def _layers(scene: Scene, t: float) -> list[Layer]:
     return [_layer(scene, index, t) for index in range(len(scene.objects))]
 
 
-def _background(scene: Scene, t: float) -> Array:
+def _background(scene: Scene, t: float, painting: Painting) -> Array:
     camera, scale = scene.camera(t), scene.scale(t)
     left = int(camera)
-    view = panorama(scene.background, scene.place)[:, left : left + WIDTH + 1].transpose(2, 0, 1).astype(np.float32)
+    view = painting(scene.background, scene.place)[:, left : left + WIDTH + 1].transpose(2, 0, 1).astype(np.float32)
     if scale == 1:
         share = np.float32(camera - left)
         return view[:, :, :-1] + share * (view[:, :, 1:] - view[:, :, :-1])
@@ -96,9 +97,9 @@ def _background(scene: Scene, t: float) -> Array:
     return down @ (view @ across.T)
 
 
-def render(scene: Scene, t: float = 0.0) -> NDArray[np.uint8]:
-    """The scene at time ``t`` in frames: ``(128, 224, 3)`` uint8 RGB."""
-    image = _background(scene, t)
+def render(scene: Scene, t: float = 0.0, painting: Painting = panorama) -> NDArray[np.uint8]:
+    """The scene at time ``t`` in frames: ``(128, 224, 3)`` uint8 RGB; `painting` gives the panorama."""
+    image = _background(scene, t, painting)
     for layer in _layers(scene, t):
         if layer.shadow is not None:
             image[(slice(None), *layer.shadow_window)] *= 1 - layer.shadow

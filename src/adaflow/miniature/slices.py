@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,32 +84,104 @@ class Averaged:
             average.copy_(kept)
 
 
+class Stepper:
+    """One optimiser step after another: gradients of a loss, clipped, then AdamW.
+
+    Args:
+        live: The parameters.
+        loss_of: The loss of some inputs.
+        rate: The learning rate to start with.
+        weight_decay: AdamW's.
+        graph: Record a step as a CUDA graph and replay it. A small model's step is thousands of short kernels, and to
+            launch them one by one takes longer than to run them. All inputs then have the same shapes at every step.
+
+    """
+
+    def __init__(
+        self, live: list[Tensor], loss_of: Callable[..., Tensor], rate: float, weight_decay: float, graph: bool
+    ) -> None:
+        self.live, self.loss_of, self.graph = live, loss_of, graph
+        on_gpu = live[0].is_cuda
+        kernels = {"fused": True, "capturable": True} if on_gpu else {"foreach": True}
+        self._rate = torch.tensor(rate, device=live[0].device)  # a tensor, so that a replayed step sees it change
+        self._optimizer = torch.optim.AdamW(
+            live, self._rate if on_gpu else rate, betas=(0.9, 0.99), weight_decay=weight_decay, **kernels
+        )
+        self._recorded: tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor] | None = None
+
+    def __call__(self, inputs: Sequence[Tensor], rate: float) -> Tensor:
+        """Take one step; the loss before it, still on its device."""
+        if self._rate.is_cuda:
+            self._rate.fill_(rate)
+        else:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+        if not self.graph:
+            return self._step(inputs)
+        if self._recorded is None:
+            self._recorded = self._record(inputs)
+        graph, places, loss = self._recorded
+        torch._foreach_copy_(places, list(inputs))
+        graph.replay()
+        return loss.clone()
+
+    def _step(self, inputs: Sequence[Tensor]) -> Tensor:
+        loss = self.loss_of(*inputs)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.live, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return loss.detach()
+
+    def _record(self, inputs: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+        places = [x.clone() for x in inputs]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # libraries allocate and choose kernels in their first calls, which no graph may hold
+                self._step(places)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._step(places)
+        return graph, places, loss
+
+
 def run_slice(
     plan: Slice,
     modules: list[nn.Module],
-    loss_of: Callable[[], Tensor],
+    draw: Callable[[], Sequence[Tensor]],
+    loss_of: Callable[..., Tensor],
     save: Callable[[], None],
     save_every: float,
     weight_decay: float = 0.01,
+    graph: bool = False,
 ) -> None:
-    """Optimise until the slice ends; ``save`` is called with the averaged weights in place."""
+    """Optimise until the slice ends.
+
+    Args:
+        plan: How long and how fast.
+        modules: What is trained.
+        draw: The inputs of a step.
+        loss_of: The loss of these inputs.
+        save: Called with the averaged weights in place, now and then and at the end.
+        save_every: Seconds between two calls.
+        weight_decay: AdamW's.
+        graph: See `Stepper`.
+
+    """
     averaged = Averaged(modules)
-    kernels = {"fused": True} if averaged.live[0].is_cuda else {"foreach": True}
-    optimizer = torch.optim.AdamW(averaged.live, plan.rate, betas=(0.9, 0.99), weight_decay=weight_decay, **kernels)
+    step = Stepper(averaged.live, loss_of, plan.rate, weight_decay, graph)
     next_save = next_word = time.monotonic()
     next_save += save_every
     while plan.progress < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate()
-        loss = loss_of()
-        loss.backward()
-        nn.utils.clip_grad_norm_(averaged.live, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss = step(draw(), plan.learning_rate())
         averaged.update()
         plan.steps += 1
         plan.samples += plan.batch
-        plan.losses.append(loss.detach())  # not its value: that would wait for the device
+        plan.losses.append(loss)  # not its value: that would wait for the device
+        if plan.steps % 32 == 0:
+            float(loss)  # wait after all, or replayed steps pile up for far longer than a slice may last
         now = time.monotonic()
         if now >= next_word:
             print(json.dumps(plan.report()), flush=True)

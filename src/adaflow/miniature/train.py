@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from . import WEIGHTS
 from .classifier import AttributeClassifier, to_model_range
-from .data import LatentPool, Scenes, batches
+from .data import LatentPool, batches
 from .slices import Slice, run_slice
 from .text import TextEncoder, WordTokenizer
 from .vocabulary import STYLES, VOCABULARY
@@ -86,7 +86,8 @@ class Job:
 def save_model(model: Any, folder: Path) -> None:
     """A diffusers model in fp16, in shards that are small enough to be carried about."""
     shutil.rmtree(folder, ignore_errors=True)
-    copy.deepcopy(model).to("cpu", torch.float16).save_pretrained(folder, max_shard_size=SHARD)
+    plain = copy.deepcopy(model).to("cpu", torch.float16).to(memory_format=torch.contiguous_format)
+    plain.save_pretrained(folder, max_shard_size=SHARD)
 
 
 def load_model(kind: Any, folder: Path, job: Job) -> tuple[Any, bool]:
@@ -124,21 +125,27 @@ def train_unet(job: Job) -> None:
     generator = torch.Generator(job.device).manual_seed(job.seed)
     first = job.first_seed()
     size = job.plan.batch
-    source = batches(Scenes(first), max(1, round(job.fresh * size)), job.workers)
-    pool = LatentPool(POOL)
+    source = batches(first, size, job.workers)
+    pool = LatentPool(POOL if job.fresh < 1 else size)
     empty = tokens([""]).to(job.device)
+    on_gpu = job.device.type == "cuda"
+    if on_gpu:
+        unet.to(memory_format=torch.channels_last)
     job.plan.started = time.monotonic()
 
-    def loss_of() -> Tensor:
-        sample = next(source)
-        latents, ids = encode(vae, sample["image"], job), tokens(sample["caption"]).to(job.device)
-        if job.fresh < 1:
-            pool.add(latents, ids)
-            latents, ids = pool.draw(size, generator)
-        ids[torch.rand(size, generator=generator, device=job.device) < CAPTION_DROPOUT] = empty
+    def draw() -> tuple[Tensor, ...]:
+        # a whole batch of new samples every 1 / fresh steps: a small batch would cost as much to encode
+        if not pool.added or pool.added < job.fresh * (job.plan.samples + size):
+            sample = next(source)
+            pool.add(encode(vae, sample["image"], job), tokens(sample["caption"]).to(job.device))
+        latents, ids = pool.newest(size) if job.fresh == 1 else pool.draw(size, generator)
+        dropped = torch.rand(size, 1, generator=generator, device=job.device) < CAPTION_DROPOUT
+        ids = torch.where(dropped, empty, ids)
         places = torch.arange(size, device=job.device) + torch.rand(size, generator=generator, device=job.device)
         t = (places / size * len(alphas)).long().clamp(max=len(alphas) - 1)
-        noise = torch.randn(latents.shape, generator=generator, device=job.device)
+        return latents, ids, t, torch.randn(latents.shape, generator=generator, device=job.device)
+
+    def loss_of(latents: Tensor, ids: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         alpha = alphas[t].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with job.autocast():
@@ -151,10 +158,10 @@ def train_unet(job: Job) -> None:
         save_model(unet, job.out / "unet")
         weights = {name: value.half().cpu().contiguous() for name, value in text.state_dict().items()}
         save_file(weights, job.out / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
-        job.record("unet", first + (pool.added or job.plan.samples))
+        job.record("unet", first + pool.added)
 
     job.start_output()
-    run_slice(job.plan, [unet, text], loss_of, save, job.save_every)
+    run_slice(job.plan, [unet, text], draw, loss_of, save, job.save_every, graph=on_gpu)
 
 
 def _reset(module: nn.Module) -> None:
@@ -175,7 +182,7 @@ def train_vae(job: Job) -> None:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     first = job.first_seed()
-    source = batches(Scenes(first), job.plan.batch, job.workers)
+    source = batches(first, job.plan.batch, job.workers)
     generator = torch.Generator(job.device).manual_seed(job.seed)
     dice = torch.Generator().manual_seed(job.seed)
     crop = 96, 160  # of 128 x 224: twice the speed
@@ -206,7 +213,7 @@ def train_vae(job: Job) -> None:
         job.record("vae", first + job.plan.samples)
 
     job.start_output()
-    run_slice(job.plan, [vae], loss_of, save, job.save_every, weight_decay=1e-3)
+    run_slice(job.plan, [vae], tuple, loss_of, save, job.save_every, weight_decay=1e-3)
 
 
 @torch.no_grad()
@@ -251,7 +258,7 @@ def train_classifier(job: Job) -> None:
         model = AttributeClassifier.load(job.init / "classifier.safetensors")
     model = model.to(job.device).train()
     first = job.first_seed()
-    source = batches(Scenes(first, objects=1), job.plan.batch, job.workers)
+    source = batches(first, job.plan.batch, job.workers, objects=1)
     job.plan.started = time.monotonic()
 
     def loss_of() -> Tensor:
@@ -275,7 +282,7 @@ def train_classifier(job: Job) -> None:
         job.record("classifier", first + job.plan.samples)
 
     job.out.mkdir(parents=True, exist_ok=True)
-    run_slice(job.plan, [model], loss_of, save, job.save_every)
+    run_slice(job.plan, [model], tuple, loss_of, save, job.save_every)
 
 
 TASKS = {"vae": train_vae, "unet": train_unet, "classifier": train_classifier}
