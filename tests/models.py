@@ -12,7 +12,13 @@ from adaflow.cards import embedded_folder
 
 
 def tiny_pipeline(
-    *, levels: int = 3, prediction_type: str = "epsilon", layers: int = 1, seed: int = 0, channels: int = 16
+    *,
+    levels: int = 3,
+    prediction_type: str = "epsilon",
+    layers: int = 1,
+    seed: int = 0,
+    channels: int = 16,
+    linear: bool = False,
 ) -> StableDiffusionPipeline:
     """A pipeline with `levels` UNet levels, attention on all but the coarsest, a VAE of factor 4, in fp32."""
     torch.manual_seed(seed)
@@ -25,6 +31,7 @@ def tiny_pipeline(
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
         cross_attention_dim=32,
         attention_head_dim=4,
+        use_linear_projection=linear,
         norm_num_groups=8,
     )
     vae = AutoencoderKL(

@@ -22,7 +22,7 @@ from adaflow.attention import (
 from adaflow.backbone import Backbone, Branch, Site
 from adaflow.cards import ModelCard
 from adaflow.config import EditConfig, InjectionConfig, resolve
-from adaflow.editing import EDITED, Editor
+from adaflow.editor import EDITED, Editor
 from adaflow.slimming import kept_tokens
 
 ALL: tuple[Branch, ...] = ("source", *EDITED)

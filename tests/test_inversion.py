@@ -14,7 +14,8 @@ from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.backbone import Backbone, Conditioning
 from adaflow.cards import ModelCard
 from adaflow.config import InjectionConfig, resolve
-from adaflow.editing import Editor, edit_keyframes
+from adaflow.editing import edit_keyframes
+from adaflow.editor import Editor
 from adaflow.errors import ConfigError, InputError
 from adaflow.inversion import check_grids, coarse_grid, coarse_steps, guided, invert, invert_steps, sample
 

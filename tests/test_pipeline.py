@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow import editing as editing_module
+from adaflow import estimate as estimate_module
 from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
 from adaflow.config import InjectionConfig, KeyframeConfig, OutputConfig, RunConfig, SlimmingConfig, resolve
@@ -256,6 +257,11 @@ def test_without_guidance_no_negative_row_is_run(
     assert rows == {667: (3 + N) * 2, 334: (3 + N) * 3, 1: (3 + N) * 1}
     after = stage_folders(tmp_path / "w")
     assert sorted(name.split("-")[0] for name in after.keys() - before.keys()) == ["decoded", "edit"]
+    # not by the clock: a second is a row
+    monkeypatch.setattr(estimate_module, "measure_key", lambda run, clips, edited, whole: 1.0 + len(edited))
+    monkeypatch.setattr(
+        estimate_module, "measure_propagation", lambda run, clips, costs, edited, whole: (1.0, float(len(edited)))
+    )
     estimates = [
         pipe.inspect(video(), config=settings(**given), workspace=tmp_path / "w").estimate.seconds["edit"]
         for given in ({}, {"guidance_end": 0.0})

@@ -163,7 +163,7 @@ def die() -> None:
 def edit(pipe: Any, order: dict[str, Any]) -> None:
     """In a child: edit as ordered, and die as ordered."""
     from adaflow import EditConfig, KeyframeConfig, Progress, RunConfig
-    from adaflow.editing import Editor
+    from adaflow.editor import Editor
 
     kill: dict[str, Any] = order["kill"] or {}
     calls = 0

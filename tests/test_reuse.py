@@ -20,7 +20,8 @@ from adaflow.backbone import Backbone, Branch
 from adaflow.cards import ModelCard
 from adaflow.config import resolve
 from adaflow.diskarray import DiskArray
-from adaflow.editing import EDITED, Editor, edit_keyframes, edit_steps
+from adaflow.editing import edit_keyframes
+from adaflow.editor import EDITED, Editor, edit_steps
 from adaflow.errors import Cancelled, ConfigError
 from adaflow.injection import injected_within
 from adaflow.inversion import guided, invert

@@ -22,8 +22,8 @@ from .backbone import Branch, Site
 class AttentionRecord(Protocol):
     """What the key pass leaves for the propagation: every layer's output for every keyframe and branch."""
 
-    def put(self, layer: str, output: Tensor) -> None:
-        """Keep ``[branches, M, N, C]`` of one layer."""
+    def put(self, layer: str, output: Tensor, first: int = 0, total: int = 0) -> None:
+        """Keep ``[branches, f, N, C]`` of one layer: of all keyframes, or of f from `first` on of `total`."""
 
     def get(self, layer: str, clip: int, branches: slice) -> Tensor:
         """``[branches, N, C]`` of one layer and one clip's keyframe."""
@@ -39,9 +39,20 @@ class MemoryRecord:
         self.device = device
         self._outputs: dict[str, Tensor] = {}
 
-    def put(self, layer: str, output: Tensor) -> None:
+    def begin(self) -> None:
+        """Forget the last step."""
+        self._outputs.clear()
+
+    def put(self, layer: str, output: Tensor, first: int = 0, total: int = 0) -> None:
         """See `AttentionRecord`."""
-        self._outputs[layer] = output.to(self.device)
+        if not total:
+            self._outputs[layer] = output.to(self.device)
+            return
+        shape = (output.shape[0], total, *output.shape[2:])
+        kept = self._outputs.get(layer)
+        if kept is None or kept.shape != shape:
+            kept = self._outputs[layer] = torch.empty(shape, dtype=output.dtype, device=self.device)
+        kept[:, first : first + output.shape[1]] = output
 
     def get(self, layer: str, clip: int, branches: slice) -> Tensor:
         """See `AttentionRecord`."""
@@ -59,6 +70,7 @@ class KeyPass:
         kept: By level, the tokens ``[M, m]`` of the M*N that each keyframe attends to; a level left out keeps all.
         injected: Layers in which the edit branches take the source's queries and keys.
         record: Where the outputs go; None keeps nothing.
+        first, total: Where these are a part of all keyframes, and see nothing of the others: which.
     """
 
     branches: Sequence[Branch]
@@ -67,6 +79,18 @@ class KeyPass:
     kept: Mapping[int, Tensor] = field(default_factory=dict)
     injected: frozenset[str] = frozenset()
     record: AttentionRecord | None = None
+    first: int = 0
+    total: int = 0
+
+    @property
+    def joint(self) -> bool:
+        """Whether keyframes see each other at all."""
+        return self.extended and self.keys > 1
+
+    @property
+    def own_branches(self) -> int:
+        """Branches that come first and see only their own frame, even where the edit's see all."""
+        return int(self.branches[0] == "source")
 
     def processor(self, site: Site) -> KeyAttention:
         """The attention processor of one layer for this pass."""
@@ -137,19 +161,102 @@ class KeyAttention:
             raise ValueError(f"{hidden_states.shape[0]} rows for {branches} branches of {this.keys} keyframes")
         injected = self.site.name in this.injected and this.branches[0] == "source"
         q, k, v = projections(attn, hidden_states, branches if injected else 0)
-        own = (
-            this.keys * branches if not this.extended or this.keys == 1 else this.keys * (this.branches[0] == "source")
-        )
+        own = this.keys * (this.own_branches if this.joint else branches)
         parts = [scaled_dot_product_attention(q[:own], k[:own], v[:own])] if own else []
         kept = this.kept.get(self.site.level)
         for start in range(own, branches * this.keys, this.keys):
             rows = slice(start, start + this.keys)
             parts.append(extended_attention(q[rows], k[rows], v[rows], kept))
-        out = torch.cat(parts).transpose(1, 2).flatten(-2).to(q.dtype)  # (B, N, C)
-        for layer in attn.to_out:
-            out = layer(out)
+        out = _output(attn, parts)
         if this.record is not None:
-            this.record.put(self.site.name, out.unflatten(0, (branches, this.keys)))
+            this.record.put(self.site.name, out.unflatten(0, (branches, this.keys)), this.first, this.total)
+        return out
+
+
+class KeyValueStore:
+    """One layer's keys and values of all keyframes, for each of the edit's branches, filled chunk by chunk.
+
+    They lie as attention reads them, ``[e, H, M, N, d]``: nothing is copied again. With injection the keys are the
+    source's for all branches, and are held once.
+
+    Args:
+        frames: Keyframes M.
+        branches: The edit's branches e.
+        device: Where they are held: what does not fit on the device lies on the host, and each keyframe's kept tokens
+            are brought from there.
+    """
+
+    def __init__(self, frames: int, branches: int, device: torch.device) -> None:
+        self.frames, self.branches, self.device = frames, branches, device
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def put(self, first: int, k: Tensor, v: Tensor) -> None:
+        """Keys ``[e or 1, f, H, N, d]`` and values ``[e, f, H, N, d]`` of the keyframes from number `first` on."""
+        if self._keys is None or self._values is None:
+            self._keys, self._values = self._room(k), self._room(v)
+        span = slice(first, first + k.shape[1])
+        self._keys[:, :, span] = k.transpose(1, 2).to(self.device)
+        self._values[:, :, span] = v.transpose(1, 2).to(self.device)
+
+    def move(self, device: torch.device) -> None:
+        """Hold them there from now on."""
+        self.device = device
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys.to(device), self._values.to(device)
+
+    def of(self, branch: int) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[M, H, N, d]`` of the edit's branch of that number, views of what is held."""
+        if self._keys is None or self._values is None:
+            raise ValueError("no keys were put")
+        return self._keys[min(branch, len(self._keys) - 1)].transpose(0, 1), self._values[branch].transpose(0, 1)
+
+    def _room(self, x: Tensor) -> Tensor:
+        e, _, heads, tokens, width = x.shape
+        return torch.empty(e, heads, self.frames, tokens, width, dtype=x.dtype, device=self.device)
+
+
+class ChunkAttention:
+    """`KeyAttention` for a chunk of the keyframes, in two halves: what it gives the others, and what it takes.
+
+    Between the two all chunks have to have given. The result is `KeyAttention`'s, a chunk's rows of it.
+    """
+
+    def __init__(self, site: Site, key_pass: KeyPass) -> None:
+        self.site, self.key_pass = site, key_pass
+        self._injected = site.name in key_pass.injected and key_pass.branches[0] == "source"
+
+    def give(self, attn: Attention, hidden_states: Tensor, first: int, store: KeyValueStore) -> None:
+        """Put the chunk's keys and values into `store`, from its input ``[branches f, N, C]``."""
+        _check_plain(attn, None, None)
+        this = self.key_pass
+        f = len(hidden_states) // len(this.branches)
+        edited = hidden_states[f * this.own_branches :]
+        k = attn.to_k(hidden_states[:f] if self._injected else edited)
+        k, v = (x.unflatten(0, (-1, f)).unflatten(-1, (attn.heads, -1)).transpose(2, 3) for x in (k, attn.to_v(edited)))
+        store.put(first, k, v)
+
+    def take(self, attn: Attention, hidden_states: Tensor, first: int, store: KeyValueStore) -> Tensor:
+        """The layer's output ``[branches f, N, C]``, put into the pass's record too."""
+        this = self.key_pass
+        branches, own = len(this.branches), this.own_branches
+        f = len(hidden_states) // branches
+        source = hidden_states[: f * own]
+        q = attn.to_q(source).repeat(branches, 1, 1) if self._injected else attn.to_q(hidden_states)
+        q = _by_head(attn, q)
+        parts = []
+        if own:
+            shared = store.of(0)[0][first : first + f] if self._injected else None
+            k = _by_head(attn, attn.to_k(source)) if shared is None else shared.to(q.device)
+            parts.append(scaled_dot_product_attention(q[:f], k, _by_head(attn, attn.to_v(source))))
+        kept = this.kept.get(self.site.level)
+        kept = None if kept is None else kept[first : first + f]
+        for branch in range(branches - own):
+            start = f * (own + branch)
+            parts.append(extended_attention(q[start : start + f], *store.of(branch), kept))
+        out = _output(attn, parts)
+        if this.record is not None:
+            this.record.put(self.site.name, out.unflatten(0, (branches, f)), first, this.keys)
         return out
 
 
@@ -201,23 +308,39 @@ def projections(attn: Attention, hidden_states: Tensor, injected_branches: int =
         q, k = (to(source).repeat(injected_branches, 1, 1) for to in (attn.to_q, attn.to_k))
     else:
         q, k = attn.to_q(hidden_states), attn.to_k(hidden_states)
-    q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, attn.to_v(hidden_states)))
+    q, k, v = (_by_head(attn, x) for x in (q, k, attn.to_v(hidden_states)))
     return q, k, v
 
 
+def _by_head(attn: Attention, x: Tensor) -> Tensor:
+    """``[B, N, C]`` as ``[B, H, N, C / H]``."""
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def _output(attn: Attention, parts: Sequence[Tensor]) -> Tensor:
+    """A layer's output ``[B, N, C]`` from what its heads gave, ``[b, H, N, C / H]`` a part."""
+    out = torch.cat(list(parts)).transpose(1, 2).flatten(-2)
+    for layer in attn.to_out:
+        out = layer(out)
+    return out
+
+
 def extended_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None = None) -> Tensor:
-    """Attention of M frames to each other's tokens, all of them (Eq. 3) or only those kept for each frame (Eq. 7).
+    """Attention of frames to the tokens of M frames, all of them (Eq. 3) or only those kept for each frame (Eq. 7).
 
     Args:
-        q: Queries ``[M, H, N, d]``; `k` and `v` likewise.
-        kept: Indices ``[M, m]`` into the M*N tokens, frame-major; None keeps all.
+        q: Queries ``[f, H, N, d]``, of all M frames or of some.
+        k: Keys ``[M, H, N, d]``, and `v` likewise; they may lie on another device. Where ``[H, M, N, d]`` is their
+            order in memory they are read in place.
+        kept: Indices ``[f, m]`` into the M*N tokens, frame-major; None keeps all.
 
     Returns:
-        ``[M, H, N, d]``. Memory beyond the result: one frame's kept keys and values, ``2 H m d``.
+        ``[f, H, N, d]``. Memory beyond the result: one frame's kept keys and values, ``2 H m d``.
     """
     frames, _, tokens, _ = q.shape
     k, v = (x.transpose(0, 1).flatten(1, 2) for x in (k, v))  # (H, M N, d)
     if kept is None:
+        k, v = k.to(q.device), v.to(q.device)
         every = q.transpose(0, 1).flatten(1, 2)  # all frames see the same keys: one long query
         return (
             scaled_dot_product_attention(every[None], k[None], v[None])[0]
@@ -226,7 +349,9 @@ def extended_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor | None = No
         )
     out = torch.empty_like(q)
     for i in range(frames):
-        out[i] = scaled_dot_product_attention(q[i, None], k[None, :, kept[i]], v[None, :, kept[i]])[0]
+        rows = kept[i].to(k.device)
+        k_i, v_i = (x[None, :, rows].to(q.device) for x in (k, v))
+        out[i] = scaled_dot_product_attention(q[i, None], k_i, v_i)[0]
     return out
 
 

@@ -142,7 +142,11 @@ class Backbone:
             raise InputError(f"{model} is a {type(made).__name__}; AdaFlow needs a Stable Diffusion 1.x or 2.x model")
         pipe: Any = made
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe.to(place), card)
+        pipe = pipe.to(place)
+        if place.type == "cuda":  # the order in which its convolutions work
+            for module in (pipe.unet, pipe.vae):
+                module.to(memory_format=torch.channels_last)
+        return cls(pipe, card)
 
     @property
     def device(self) -> torch.device:
@@ -230,6 +234,11 @@ class Backbone:
         if not -len(blocks) <= index < len(blocks):
             raise InputError(f"features.block is {index}, and this model has {len(blocks)} decoder blocks")
         return blocks[index]
+
+    def feature_channels(self, index: int) -> int:
+        """Channels of what `feature_block` gives."""
+        block: Any = self.feature_block(index)
+        return int(block.resnets[-1].conv2.out_channels)
 
     def _blocks(self) -> Iterator[tuple[Literal["down", "mid", "up"], int, int, str, Any]]:
         down, up = self.unet.down_blocks, self.unet.up_blocks

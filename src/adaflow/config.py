@@ -204,7 +204,15 @@ class RunConfig(Settings):
     """How the work is cut up for this machine; none of it is about what the edit means."""
 
     rows: int = setting(0, "UNet rows a call, about; 0: planned from the free memory", low=0, high=4096)
-    record: Literal["memory", "device", "disk"] = setting("memory", "where the keyframes' attention outputs are held")
+    keys: int = setting(
+        0,
+        "keyframes that go through the UNet together in the key pass; 0: planned from the free memory",
+        low=0,
+        high=4096,
+    )
+    record: Literal["memory", "streamed", "device", "disk"] = setting(
+        "memory", "where the keyframes' attention outputs are held; streamed: page-locked, and copied ahead to a GPU"
+    )
     threads: int = setting(
         0, "CPU threads; 0: torch's choice. Kept in the workspace: part of what a result depends on", low=0
     )
@@ -258,8 +266,57 @@ class PeerConfig(Settings):
     interval: int = setting(
         None, "Rerender: frames from keyframe to keyframe (10 as published)", low=1, high=1000, optional=True
     )
+    least_gap: int = setting(
+        None, "FRESCO: least frames from keyframe to keyframe (10 as published)", low=1, high=1000, optional=True
+    )
+    most_gap: int = setting(
+        None,
+        "FRESCO: most frames, where the video has changes to choose from (30 as published)",
+        low=1,
+        high=10000,
+        optional=True,
+    )
+    batch: int = setting(
+        None,
+        "FRESCO: keyframes edited together, two anchors among them (8 as published)",
+        low=5,
+        high=100,
+        optional=True,
+    )
+    strength: float = setting(
+        None,
+        "FRESCO: last share of the steps that is run, from the noised frames (0.75 as published)",
+        low=0.01,
+        high=1,
+        optional=True,
+    )
+    optimise: int = setting(
+        None,
+        "FRESCO: iterations of the optimisation of features (20 as published); 0: none",
+        low=0,
+        high=1000,
+        optional=True,
+    )
+    controlnet: str = setting(
+        None, "RAVE and FRESCO: a ControlNet for the model, as a folder in diffusers layout or a hub id", optional=True
+    )
+    control: Literal["canny", "depth"] = setting(
+        None, "RAVE and FRESCO: what the ControlNet is shown: edges, or depth as the detector sees it", optional=True
+    )
+    control_scale: float = setting(
+        None,
+        "RAVE and FRESCO: how strongly the ControlNet steers (1 and 0.7 as published)",
+        low=0,
+        high=2,
+        optional=True,
+    )
+    detector: str = setting(
+        None, "RAVE and FRESCO: a depth estimator of transformers, as a folder or a hub id", optional=True
+    )
     flow: Literal["dis", "farneback", "raft"] = setting(
-        None, "FLATTEN and Rerender: optical flow by OpenCV's DIS or Farneback, or by torchvision's RAFT", optional=True
+        None,
+        "FLATTEN, Rerender and FRESCO: optical flow by OpenCV's DIS or Farneback, or by torchvision's RAFT",
+        optional=True,
     )
 
 
@@ -269,7 +326,8 @@ class EditConfig(Settings):
 
     method: str = setting(
         None,
-        "adaflow, or a compared system: pnp, tokenflow, vidtome, rave-pnp, flatten, rerender-lite (docs/peers.md)",
+        "adaflow, or a compared system: pnp, tokenflow, vidtome, rave-pnp, rave, flatten, rerender-lite, fresco-lite "
+        "(docs/peers.md)",
         optional=True,
     )
     preset: Preset = setting(
@@ -297,6 +355,9 @@ class EditConfig(Settings):
     negative_prompt: str = setting("", "what the result should not show; 'source' stands for the source prompt")
     source_prompt: str = setting("", "what the source shows: conditions the inversion and the source branch")
     prompt_fallback: Literal["empty", "prompt"] = setting("empty", "source prompt where none is given")
+    max_memory: str = setting(
+        "", "memory that all of it may take, such as 8GiB: the GPU's, or without one the host's; empty: what is free"
+    )
     features: FeatureConfig = field(default_factory=FeatureConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     slimming: SlimmingConfig = field(default_factory=SlimmingConfig)

@@ -12,16 +12,14 @@ import torch
 
 from .attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
 from .backbone import Backbone, Branch
+from .budget import RESIDENT, gib
 from .correspondence import match
-from .editing import EDITED, edit_steps
+from .editor import EDITED, edit_steps
 from .errors import ResourceError
 from .injection import source_features
+from .memory import held_bytes, resident_bytes
 from .run import Run
 from .slimming import kept_tokens
-
-KEY_ROW_FACTOR = 14
-"""Peak activations of one UNet row, in tensors of the finest level: measured by benchmarks/memory.py."""
-
 
 MEASURED_KEYS = 12
 """Keyframes of a timed choice of kept tokens."""
@@ -116,14 +114,21 @@ def fewest_and_most(frames: int) -> tuple[int, int]:
 
 def check_fits(run: Run, clips: int) -> None:
     """Refuse now what would run out of memory later. Raises `ResourceError`; disk space is reserved by the stages."""
-    host, device = memory_bytes(run, clips)
-    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    (host, device), plan, limit = memory_bytes(run, clips), run.edit_plan(clips), run.plan.limit
+    on_gpu = run.backbone.device.type == "cuda"
+    if limit and not plan.fits:
+        least = limit - run.plan.room + (plan.device if on_gpu else plan.host)
+        raise ResourceError(
+            f"max_memory {gib(limit)} is too little for {clips} keyframes at this size; the least is {gib(least)}: "
+            "raise --max-memory, lower --height, or make fewer clips with --keyframes.mean-threshold"
+        )
+    free = psutil.virtual_memory().available + resident_bytes()
     if host > free:
         raise ResourceError(
             f"editing {clips} keyframes at once needs about {host / 2**30:.1f} GiB of memory, and "
             f"{free / 2**30:.1f} GiB are free; lower --height, or the number of clips with --keyframes.mean-threshold"
         )
-    if run.backbone.device.type == "cuda" and device > torch.cuda.mem_get_info(run.backbone.device)[1]:
+    if on_gpu and device > torch.cuda.mem_get_info(run.backbone.device)[1]:
         raise ResourceError(
             f"editing {clips} keyframes at once needs about {device / 2**30:.1f} GiB of device memory, "
             "more than the card has; lower --height, or the number of clips with --keyframes.mean-threshold"
@@ -135,7 +140,7 @@ def disk_bytes(run: Run, clips: int) -> int:
     n, (h, w), config = run.frames, run.latent_size, run.config
     channels = run.backbone.unet.config.in_channels
     latent = channels * h * w
-    depth = _feature_channels(run.backbone, config.features.block)
+    depth = run.backbone.feature_channels(config.features.block)
     height, width = run.geometry.padded
     tokens = sum(_tokens(run, level) for level in _levels(run.backbone))
     per_frame = latent * (4 + 2 * config.steps + 8) + 2 * depth * h * w + 3 * height * width
@@ -145,22 +150,10 @@ def disk_bytes(run: Run, clips: int) -> int:
 
 
 def memory_bytes(run: Run, clips: int) -> tuple[int, int]:
-    """(host, device) bytes at the peak: weights, the record of the keyframes, and the rows of the key pass."""
-    backbone = run.backbone
-    width = torch.finfo(backbone.dtype).bits // 8
-    modules = (backbone.unet, backbone.vae, backbone.pipe.text_encoder)
-    weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
-    outputs = sum(
-        _tokens(run, site.level) * backbone.unet.get_submodule(site.name).to_q.in_features
-        for site in backbone.attention_sites()
-    )
-    record = 3 * clips * outputs * width
-    row = KEY_ROW_FACTOR * _tokens(run, 0) * backbone.unet.config.block_out_channels[0] * 2 * width
-    rows = max(3 * clips, run.plan.rows)
-    if backbone.device.type == "cpu":
-        return int(weights + record + rows * row + 500e6), 0
-    on_device = record if run.config.run.record == "device" else 0
-    return int(record - on_device + 1e9), int(weights + on_device + rows * row + 500e6)
+    """(host, device) bytes at the peak: what is held before the work, weights included, and what the plan takes."""
+    plan, device = run.edit_plan(clips), run.backbone.device
+    on_device = held_bytes(device) + plan.device if device.type == "cuda" else 0
+    return (run.plan.held or resident_bytes()) + RESIDENT + plan.host, on_device
 
 
 def measure(run: Run) -> UnitCosts:
@@ -171,7 +164,7 @@ def measure(run: Run) -> UnitCosts:
     def seconds_a_row(rows: int) -> float:
         return _timed(lambda: backbone.predict(z[:rows], 500, text.rows(range(rows), "source")), backbone) / rows
 
-    depth = _feature_channels(backbone, run.config.features.block)
+    depth = backbone.feature_channels(run.config.features.block)
     tokens = [
         torch.randn(_tokens(run, level), depth, generator=generator).to(backbone.device) for level in _levels(backbone)
     ]
@@ -263,7 +256,7 @@ def measure_choice(run: Run, clips: int, whole: bool = True) -> float:
     budget = config.budget
     if not 0 < budget < clips:
         return 0.0
-    keys, depth = min(clips, MEASURED_KEYS), _feature_channels(backbone, run.config.features.block)
+    keys, depth = min(clips, MEASURED_KEYS), backbone.feature_channels(run.config.features.block)
     generator = torch.Generator().manual_seed(0)
     features = [
         torch.randn(keys, _tokens(run, level), depth, generator=generator).to(backbone.device)
@@ -310,8 +303,3 @@ def _tokens(run: Run, level: int) -> int:
 
 def _levels(backbone: Backbone) -> list[int]:
     return sorted({site.level for site in backbone.attention_sites()})
-
-
-def _feature_channels(backbone: Backbone, block: int) -> int:
-    module: Any = backbone.feature_block(block)
-    return int(module.resnets[-1].conv2.out_channels)

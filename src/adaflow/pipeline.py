@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,16 @@ from typing_extensions import Self
 from . import peers, stages
 from .backbone import Backbone
 from .borders import match_borders
+from .budget import parse_bytes
 from .cards import ModelCard, default_model
 from .config import EditConfig, ResolvedConfig, resolve
-from .editing import Editor, Prepared, Step, edit, edit_keyframes
+from .editing import Prepared, edit, edit_keyframes
+from .editor import Editor, Step
 from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
 from .inversion import check_grids, invert
 from .keyframes import Partition
+from .memory import out_of_memory
 from .progress import ProgressCallback
 from .prompts import branch_prompts, check_prompt
 from .result import EditResult, Frames, Inspection, Preview, versions
@@ -177,7 +179,7 @@ class AdaFlowPipeline:
             partition=clips,
             scores=scores,
             schedule=drawn,
-            record=record | {"plan": asdict(run.plan), "frames": run.frames},
+            record=record | {"plan": run.plan_record(drawn.shape[1]), "frames": run.frames},
             source=run.source.info,
             config=run.config,
             workspace=run.workspace.root,
@@ -275,6 +277,7 @@ class AdaFlowPipeline:
         settings = resolve(config, {**peers.published(config, card.settings), **card.settings}, card.kinds)
         check_grids(self.backbone, settings.steps, settings.inversion_steps)
         check_reuse(self.backbone, settings)
+        parse_bytes(settings.max_memory)
         return settings
 
     @contextmanager
@@ -293,8 +296,8 @@ class AdaFlowPipeline:
         with Workspace.open(root, identity, describe=str(info.path or "frames in memory")) as store:
             try:
                 yield Run(self.backbone, store, config, source, geometry, self._fingerprint, on_progress)
-            except RuntimeError as error:  # torch has no type of its own for the host's memory
-                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
                 raise ResourceError(
                     "the memory ran out; lower --height or --run.rows, or close other programs, and run the same "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .errors import InputError
 from .features import FeatureExtractor
 from .inversion import invert_steps
 from .keyframes import Partition, partition_with_scores, pool, schedule
-from .run import Run, batched, spans
+from .run import Run, batched
 from .workspace import Stage
 
 
@@ -39,10 +40,15 @@ def encode(run: Run) -> Stage:
         for frames in read_frames(run, start=done):
             if done + len(frames) > run.frames:
                 break
-            latents.write(done, run.backbone.encode(frames).cpu())
+
+            def encoded(span: range, frames: Tensor = frames, first: int = done) -> None:
+                some = frames[span.start - first : span.stop - first]
+                latents.write(span.start, run.backbone.encode(some).cpu())
+                stage.advance(span.stop)
+                run.report("encode", span.stop, run.frames)
+
+            run.in_runs(done, done + len(frames), lambda plan: plan.images, encoded)
             done += len(frames)
-            stage.advance(done)
-            run.report("encode", done, run.frames)
         if done != run.frames:
             raise InputError(f"only {done} of {run.frames} frames of the video could be decoded; the file is damaged")
         stage.finish()
@@ -60,29 +66,37 @@ def extract_features(run: Run, latents: Stage) -> Stage:
         h, w, d = extractor(clean.read(0, 1)).shape[1:]
         features = stage.array("features", (run.frames, h, w, d), torch.float16)
         from_pixels = config.input_range == "unit" or config.ensemble > 1
-        size = run.plan.images if from_pixels else run.plan.rows
-        batches = (
-            _drawn_latents(run, stage.done)
-            if from_pixels
-            else (clean.read(s.start, s.stop) for s in _from(stage, run, size))
-        )
-        for span, batch in zip(_from(stage, run, size), batches, strict=True):
-            features.write(span.start, extractor(batch).to(torch.float16).cpu())
+
+        def extracted(span: range, latents: Tensor | None = None, first: int = 0) -> None:
+            batch = clean.read(span.start, span.stop) if latents is None else latents[:, span.start - first :]
+            features.write(span.start, extractor(batch[..., : len(span), :, :, :]).to(torch.float16).cpu())
             stage.advance(span.stop)
             run.report("features", span.stop, run.frames)
+
+        if from_pixels:
+            for start, drawn in _drawn_latents(run, stage.done):
+                work = partial(extracted, latents=drawn, first=start)
+                run.in_runs(start, start + drawn.shape[1], lambda plan: plan.rows, work)
+        else:
+            run.in_runs(stage.done, run.frames, lambda plan: plan.rows, extracted)
         stage.finish()
     run.report("features", run.frames, run.frames)
     return stage
 
 
-def _drawn_latents(run: Run, start: int) -> Iterator[Tensor]:
-    """Latents for features as DIFT's ensemble and the published script make them: drawn from the posterior."""
+def _drawn_latents(run: Run, start: int) -> Iterator[tuple[int, Tensor]]:
+    """Latents for features as DIFT's ensemble and the published script make them: drawn from the posterior.
+
+    Yields:
+        The first frame of a batch, and its latents ``[ensemble, b, c, h, w]``.
+    """
     config = run.config.features
     for frames in read_frames(run, start):
         generator = torch.Generator().manual_seed(config.noise_seed + 1)
         signed = config.input_range == "signed"
         draws = [run.backbone.encode(frames, signed=signed, generator=generator) for _ in range(config.ensemble)]
-        yield torch.stack(draws)
+        yield start, torch.stack(draws)
+        start += len(frames)
 
 
 def partition(run: Run, features: Stage) -> tuple[Partition, Tensor, Stage]:
@@ -120,7 +134,8 @@ def invert(run: Run, latents: Stage, source_prompt: str) -> Stage:
     if not stage.complete:
         place = {t: s for s, t in enumerate(timesteps)}
         conditioning = run.backbone.conditioning(source_prompt, "", "")
-        for span in _from(stage, run, run.plan.rows):
+
+        def inverted(span: range) -> None:
             steps = invert_steps(
                 run.backbone,
                 clean.read(span.start, span.stop),
@@ -133,6 +148,8 @@ def invert(run: Run, latents: Stage, source_prompt: str) -> Stage:
                     trajectory.sub(place[t]).write(span.start, z.to(torch.float16).cpu())
                 run.report("invert", span.start * count + (i + 1) * len(span), total)
             stage.advance(span.stop)
+
+        run.in_runs(stage.done, run.frames, lambda plan: plan.rows, inverted)
         stage.finish()
     run.report("invert", total, total)
     return stage
@@ -252,10 +269,6 @@ def level_features(
     return {level: resize(feature, grid) for level, grid in grids.items()}
 
 
-def _from(stage: Stage, run: Run, size: int) -> Iterator[range]:
-    return spans(stage.done, run.frames, size)
-
-
 def _array(stage: Stage, name: str) -> DiskArray:
     return stage.existing(name)
 
@@ -263,10 +276,13 @@ def _array(stage: Stage, name: str) -> DiskArray:
 def decode(run: Run, latents: DiskArray, stage: Stage) -> None:
     """The edited frames: array ``frames`` ``[n, H, W, 3]`` uint8 of padded size."""
     frames = stage.array("frames", (run.frames, *run.geometry.padded, 3), torch.uint8)
-    for span in _from(stage, run, run.plan.images):
+
+    def decoded(span: range) -> None:
         frames.write(span.start, run.backbone.decode(latents.read(span.start, span.stop)).cpu())
         stage.advance(span.stop)
         run.report("decode", span.stop, run.frames)
+
+    run.in_runs(stage.done, run.frames, lambda plan: plan.images, decoded)
     stage.finish()
 
 

@@ -1,0 +1,305 @@
+"""The noise predictions of an edit: at every timestep the keyframes jointly, all other frames by propagation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionRecord, Blend, KeyPass, PropagationPass, attention_installed
+from .backbone import Backbone, Branch, Conditioning
+from .config import ResolvedConfig
+from .injection import injected_from, injected_steps, injected_within, source_features
+from .inversion import guided
+from .keypass import ALL_AT_ONCE, KeyChunks, key_pass_in_chunks
+from .reuse import DeepFeatures, deep_features, deep_features_only
+from .slimming import kept_tokens
+from .walk import Rows, begin, parts
+
+EDITED: tuple[Branch, Branch] = ("negative", "prompt")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One timestep: its number, its place on the noise scale, and what is done in it.
+
+    Attributes:
+        features, attention: Whether features, and queries and keys, of the source are injected.
+        guided: Whether there is guidance.
+        whole: Whether the whole UNet is run, or its finest level with the deep features of the last whole step.
+    """
+
+    number: int
+    timestep: int
+    features: bool
+    attention: bool
+    guided: bool = True
+    whole: bool = True
+
+    @property
+    def edited(self) -> tuple[Branch, ...]:
+        """The edit's branches: without guidance there is nothing negative to run."""
+        return EDITED if self.guided else ("prompt",)
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The branches of the key pass: the source is run only while something is taken from it."""
+        return ("source", *self.edited) if self.features or self.attention else self.edited
+
+
+def edit_steps(config: ResolvedConfig, timesteps: Sequence[int]) -> list[Step]:
+    """The steps of an edit.
+
+    Injection is in the first of them, guidance in an interval (Kynkäänniemi et al. 2024, https://arxiv.org/abs/
+    2404.07724). Of every `reuse` steps the first runs the whole UNet, and so does one whose branches the last whole
+    step did not have.
+    """
+    fractions = (config.injection.features, config.injection.attention, config.guidance_start, config.guidance_end)
+    features, attention, start, end = (injected_steps(fraction, config.steps) for fraction in fractions)
+    steps: list[Step] = []
+    there: tuple[Branch, ...] = ()
+    for s, t in enumerate(timesteps):
+        step = Step(s, t, s < features, s < attention, start <= s < end)
+        step = replace(step, whole=s % config.reuse == 0 or not set(step.edited) <= set(there))
+        there = step.edited if step.whole else there
+        steps.append(step)
+    return steps
+
+
+class Editor:
+    """The noise predictions of an edit (Section 4), for keyframes and for the frames that follow them.
+
+    Args:
+        backbone: The model.
+        config: Injection, steps, guidance.
+        conditioning: The three branches' text.
+    """
+
+    def __init__(self, backbone: Backbone, config: ResolvedConfig, conditioning: Conditioning) -> None:
+        self.backbone, self.config, self.conditioning = backbone, config, conditioning
+        self.scheduler = backbone.scheduler(config.steps)
+        self._attention = backbone.attention_sites()
+        self._layers = {id(backbone.unet.get_submodule(site.name)): site for site in self._attention}
+        self._features = backbone.injection_feature_sites(config.injection.sites)
+        self._queries = frozenset(site.name for site in backbone.injection_attention_sites())
+        self._features_in_finest = any(backbone.in_finest_level(site) for site in self._features)
+        self.steps = edit_steps(config, self.scheduler.timesteps.tolist())
+
+    def edit_keys(
+        self,
+        step: Step,
+        latents: Tensor,
+        source: Tensor,
+        keys: Sequence[int],
+        kept: Mapping[int, Tensor],
+        record: AttentionRecord | None,
+        deep: DeepFeatures | None = None,
+        chunks: KeyChunks = ALL_AT_ONCE,
+        on_shrink: Callable[[KeyChunks], None] | None = None,
+    ) -> Tensor:
+        """The joint edit of all keyframes at one step; leaves their attention outputs in `record`.
+
+        Args:
+            latents: The edit's latents ``[M, c, h, w]`` of the keyframes.
+            source: The inversion's latents of the same frames at this timestep.
+            keys: The keyframes' numbers.
+            kept: By level, the tokens ``[M, m]`` that each keyframe attends to; levels left out keep all.
+            deep: Where a whole step leaves its deep features, and another takes them from.
+            chunks: How many keyframes go through the UNet together; `on_shrink`: told when memory has run out and they
+                have become smaller.
+
+        Returns:
+            The edit branches' predictions ``[2M, c, h, w]``, of a step without guidance ``[M, c, h, w]``.
+        """
+        branches = step.branches
+        key_pass = KeyPass(
+            branches,
+            len(keys),
+            extended=self.config.slimming.budget > 0,
+            kept=kept,
+            injected=self._queries if step.attention else frozenset(),
+            record=record,
+        )
+        if not 0 < chunks.size < len(keys):
+            return self._edit_at_once(step, latents, source, keys, key_pass, deep)
+        if key_pass.joint:
+            return self._edit_in_chunks(step, latents, source, keys, key_pass, deep, chunks, on_shrink)
+        found = []
+        for part in chunks.spans(len(keys)):  # they do not see each other: one after the other
+            some = replace(key_pass, keys=len(part), first=part.start, total=len(keys))
+            rows = slice(part.start, part.stop)
+            noise = self._edit_at_once(step, latents[rows], source[rows], keys[rows], some, deep)
+            found.append(noise.unflatten(0, (-1, len(part))))
+        return torch.cat(found, dim=1).flatten(0, 1)
+
+    def _edit_at_once(
+        self,
+        step: Step,
+        latents: Tensor,
+        source: Tensor,
+        keys: Sequence[int],
+        key_pass: KeyPass,
+        deep: DeepFeatures | None,
+    ) -> Tensor:
+        """`edit_keys` in one call of the UNet."""
+        branches = step.branches
+        inputs = torch.cat([source if branch == "source" else latents for branch in branches])
+        below = None
+        if not step.whole:
+            below = self._deep_keys(step, source, keys, key_pass.record, deep, key_pass.first, key_pass.total)
+        with ExitStack() as stack:
+            stack.enter_context(attention_installed(self.backbone.unet, self._attention, key_pass.processor))
+            if step.features:
+                stack.enter_context(injected_within(self.backbone.unet, self._features, len(branches)))
+            noise = self._predict(step, inputs, keys, branches, deep, below)
+        return noise[-len(step.edited) * len(keys) :]
+
+    @torch.inference_mode()
+    def _edit_in_chunks(
+        self,
+        step: Step,
+        latents: Tensor,
+        source: Tensor,
+        keys: Sequence[int],
+        key_pass: KeyPass,
+        deep: DeepFeatures | None,
+        chunks: KeyChunks,
+        on_shrink: Callable[[KeyChunks], None] | None,
+    ) -> Tensor:
+        """`edit_keys`, a few keyframes at a time, from one self-attention to the next."""
+        unet, branches, edited = self.backbone.unet, step.branches, step.edited
+        device, dtype = self.backbone.device, self.backbone.dtype
+        record = key_pass.record
+
+        def numbers(frames: range) -> list[int]:
+            return [keys[i] for i in frames]
+
+        def begun(frames: range) -> Rows:
+            rows = [(source if branch == "source" else latents)[frames.start : frames.stop] for branch in branches]
+            text = self.conditioning.rows(numbers(frames), *branches)["encoder_hidden_states"]
+            return begin(unet, frames, torch.cat(rows).to(device, dtype), step.timestep, text)
+
+        def take(rows: Rows) -> None:
+            if deep is not None:
+                deep.put(numbers(rows.frames), edited, rows.x[-len(edited) * len(rows.frames) :])
+
+        below: list[Tensor] = []  # of each chunk [branches, f, C, h, w]; made first: what is injected is not for it
+        for part in [] if step.whole else chunks.spans(len(keys)):
+            rows = source[part.start : part.stop]
+            some = self._deep_keys(step, rows, numbers(part), record, deep, part.start, len(keys))
+            some = some.unflatten(0, (len(branches), len(part)))
+            below.append(some if chunks.rows == "device" else some.cpu())
+
+        def give(rows: Rows) -> Tensor:
+            picked = [below[i // chunks.size][:, i % chunks.size] for i in rows.frames]
+            return torch.stack(picked, dim=1).flatten(0, 1).to(device)
+
+        found = parts(unet, take=take) if step.whole else parts(unet, finest=True, give=give)
+        with ExitStack() as stack:
+            if step.features:
+                stack.enter_context(injected_within(unet, self._features, len(branches)))
+            return key_pass_in_chunks(key_pass, chunks, found, self._layers, begun, device, on_shrink)
+
+    def _deep_keys(
+        self,
+        step: Step,
+        source: Tensor,
+        keys: Sequence[int],
+        record: AttentionRecord | None,
+        deep: DeepFeatures | None,
+        first: int = 0,
+        total: int = 0,
+    ) -> Tensor:
+        """Deep features of the keyframes in a step that is not whole: the edit's of the last one, the source's own."""
+        parts = [] if deep is None else [deep.get(keys, step.edited).to(self.backbone.device)]
+        if step.branches[0] == "source":
+            alone = KeyPass(("source",), len(keys), record=record, first=first, total=total)
+            taken: list[Tensor] = []
+            with (
+                attention_installed(self.backbone.unet, self._attention, alone.processor),
+                deep_features_only(self.backbone.unet, taken.append),
+            ):
+                self.backbone.predict(source, step.timestep, self.conditioning.rows(keys, "source"))
+            parts = taken + parts
+        return torch.cat(parts)
+
+    def _predict(
+        self,
+        step: Step,
+        inputs: Tensor,
+        frames: Sequence[int],
+        branches: Sequence[Branch],
+        deep: DeepFeatures | None,
+        below: Tensor | None,
+    ) -> Tensor:
+        """One call of the whole UNet, which leaves its deep features, or of its finest level with those `below`."""
+        text = self.conditioning.rows(frames, *branches)
+        if below is not None:
+            return self.backbone.predict_finest(inputs, step.timestep, below, text)
+        if deep is None:
+            return self.backbone.predict(inputs, step.timestep, text)
+        taken: list[Tensor] = []
+        with deep_features(self.backbone.unet, taken.append):
+            noise = self.backbone.predict(inputs, step.timestep, text)
+        deep.put(frames, step.edited, taken[0][-len(step.edited) * len(frames) :])
+        return noise
+
+    def propagate(
+        self,
+        step: Step,
+        latents: Tensor,
+        source: Tensor,
+        frames: range,
+        clip: int,
+        matches: Mapping[int, Tensor],
+        record: AttentionRecord,
+        blends: Sequence[Blend] = (),
+        deep: DeepFeatures | None = None,
+    ) -> Tensor:
+        """The predictions ``[2f, c, h, w]`` for a run of one clip's frames, their self-attention propagated (Eq. 9).
+
+        Of a step without guidance they are ``[f, c, h, w]``, the prompt's alone.
+
+        Args:
+            latents: The edit's latents ``[f, c, h, w]``.
+            source: The inversion's, used only while features are injected.
+            matches: By level, φ ``[f, N]`` of these frames to the clip's keyframe.
+            blends: Frames of these that follow another clip's keyframe as well.
+            deep: Where a whole step leaves its deep features, and another takes them from.
+        """
+        unet, features = self.backbone.unet, {}
+        if step.features and (step.whole or self._features_in_finest):
+            cut = PropagationPass(record, step.branches, ("source",), clip, matches, blends)
+            with (
+                attention_installed(unet, self._attention, cut.processor),
+                source_features(unet, self._features) as features,
+            ):
+                self.backbone.predict(source, step.timestep, self.conditioning.rows(frames, "source"))
+        edited = step.edited
+        propagation = PropagationPass(record, step.branches, edited, clip, matches, blends)
+        below = None if step.whole or deep is None else deep.get(frames, edited)
+        with (
+            attention_installed(unet, self._attention, propagation.processor),
+            injected_from(unet, features, len(edited)),
+        ):
+            return self._predict(step, torch.cat([latents] * len(edited)), frames, edited, deep, below)
+
+    def denoise(self, step: Step, noise: Tensor, latents: Tensor) -> Tensor:
+        """The latents of the next timestep, from the edit branches' predictions ``[2f, …]``: guidance, then DDIM."""
+        x = latents.to(noise.device)
+        combined = guided(noise, self.config.guidance_scale) if step.guided else noise
+        return self.scheduler.step(combined, step.timestep, x, return_dict=False)[0]
+
+    def kept(self, features_at: Callable[[int], Tensor], keys: int, whole: bool = True) -> dict[int, Tensor]:
+        """The slimmed tokens of every level, or nothing where none are left out (Section 4.2).
+
+        `whole`: of the whole UNet, or of the finest level alone.
+        """
+        slimming = self.config.slimming
+        if keys <= slimming.budget or not slimming.budget:
+            return {}
+        levels = sorted({site.level for site in self._attention if whole or self.backbone.in_finest_level(site)})
+        return {level: kept_tokens(features_at(level), slimming.budget, slimming).int() for level in levels}
