@@ -94,7 +94,7 @@ def eval_verify(
 
 
 def eval_convert(
-    file: Annotated[Positional[Path], option("DOVER.pth, or LAION's head, or a pytorch_model.bin", metavar="FILE")],
+    file: Annotated[Positional[Path], option("DOVER, LAION's head, raft_large, or pytorch_model.bin", metavar="FILE")],
     /,
     weights: Annotated[Optional[Path], _WEIGHTS] = None,  # noqa: UP045
 ) -> None:
@@ -228,3 +228,24 @@ def study_tally(
     from .study.commands import tally_study
 
     tally_study(study, out, unfinished, json_output)
+
+
+_FOLDER = option("where videos and edits are kept (default: studio in the cache)", metavar="FOLDER")
+_EXPOSE = option("let other machines in, by a password; needs --host too")
+
+
+def studio(
+    host: Annotated[str, option("address (default: 127.0.0.1); others need --expose", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, option("port (default: 8320); 0: any that is free", metavar="PORT")] = 8320,
+    expose: Annotated[bool, _EXPOSE] = False,
+    password_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        option("the password that other machines need (or ADAFLOW_STUDIO_PASSWORD)", metavar="FILE"),
+    ] = None,
+    folder: Annotated[Optional[Path], _FOLDER] = None,  # noqa: UP045
+    max_upload_mb: Annotated[int, option("largest upload (default: 4000)", metavar="MB")] = 4000,
+) -> None:
+    """Open the studio, a local page: look at a video, edit it, compare."""
+    from .studio.commands import serve_studio
+
+    serve_studio(host, port, expose, password_file, folder, max_upload_mb)

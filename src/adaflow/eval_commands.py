@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from .cache import cache_folder
 from .commands import load
 from .console import err, print_json, print_table
 from .diskarray import disk_errors
@@ -26,6 +27,9 @@ from .longv_eval.tables import comparison_text
 from .longv_eval.verify import libraries, verify
 from .longv_eval.watch import Bar, frame_bar
 
+LONGV_EVAL = "zhangsh2001/LongV-EVAL"
+"""The data set of the paper on the hub."""
+
 
 def run_eval(
     suite_name: str, names: str, out: Path, model: str | None, keep_work: bool, weights: Path | None, as_json: bool
@@ -33,6 +37,10 @@ def run_eval(
     """`adaflow eval run`."""
     chosen, here = choose(names), None
     place = Path(suite_name)
+    if suite_name == "longv-eval" and not place.is_dir():
+        place = cache_folder() / suite_name
+        if not place.is_dir():
+            raise MissingError(f"LongV-EVAL is not here; fetch it with: adaflow eval index {place} --hub {LONGV_EVAL}")
     if suite_name not in SUITES and (place.is_dir() or place.suffix in SUFFIXES):
         index, here, pipe = load_index(place), Weights(weights), load(model)
         wanted = real_suite(index, pipe.backbone.home_size)

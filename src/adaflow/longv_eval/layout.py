@@ -8,7 +8,7 @@ from ..report import Cell, Table
 from .bootstrap import Interval
 from .columns import BLOCKS, BRIEF, BRIEF_REAL, COLUMNS, MISSING, REAL_BLOCKS, Column
 from .rows import BASE, FROZEN, REAL, REFERENCES, Row, Run, by_method
-from .statistics import Difference, MarginResult, compare, mean, non_inferior
+from .statistics import Difference, MarginResult, compare, mean, most, non_inferior
 
 COMPARED = ("success", "psnr", "warp_relative", "drift", "seam", "seconds")
 """The measures whose differences from the base are shown for every method."""
@@ -84,7 +84,7 @@ def means_table(groups: Sequence[tuple[str, Sequence[Row]]], columns: Sequence[C
         groups: Each method's title and its results, none where it was not run.
         columns: The measures.
     """
-    means = [{c.name: mean(group, c.name) for c in columns} for _, group in groups]
+    means = [{c.name: (most if c.most else mean)(group, c.name) for c in columns} for _, group in groups]
     still = [frozen(group) for _, group in groups]
     rivals = [
         bool(group) and group[0].method not in REFERENCES and not stuck

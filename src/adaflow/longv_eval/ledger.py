@@ -23,6 +23,8 @@ SHARED = {
     "schedule": "",
     "matches": "match",
     "flow": "match",
+    "control": "match",
+    "keys": "partition",
 }
 """Stages in the workspace that rows share, with the names under which they report; a schedule is drawn in no time."""
 

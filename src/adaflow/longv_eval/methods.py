@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from ..config import EditConfig
 from ..errors import InputError
-from ..peers import PEERS
+from ..peers import PEERS, find
 from .running import Asked, Output, Task, alone, compared, joint, repeated_first, round_trip, unedited
 
 EVERYTHING = 4096
@@ -68,8 +69,14 @@ class Method:
         config = EditConfig.from_fields({**common, **asked.suite_settings, **self.settings})
         return EditConfig.from_fields(self.adapts(asked, config)).over(config) if self.adapts else config
 
-    def refuses(self, frames: int) -> str | None:
-        """Why it is not run on a film of so many frames, if it is not."""
+    def refuses(self, frames: int, settings: Mapping[str, Any] = MappingProxyType({})) -> str | None:
+        """Why it is not run on a film of so many frames under a suite's settings, if it is not."""
+        peer = find(self.settings.get("method"))
+        if peer is not None:
+            given = {**peer.published, **settings, **self.settings}
+            why = peer.missing(EditConfig.from_fields(given).peers)
+            if why:
+                return why
         if self.most_frames is None or frames <= self.most_frames:
             return None
         return f"too many keyframes for one batch; it is run on films of up to {self.most_frames} frames"
@@ -192,8 +199,9 @@ def groups() -> Mapping[str, tuple[str, ...]]:
     return {
         "references": references,
         "compared": (*PEERS, ADAFLOW.name),
+        "all": (*REFERENCES, *COMPARED, ADAFLOW.name),
         "ablations": (ADAFLOW.name, *variants()),
-        "all": tuple(methods()),
+        "everything": tuple(methods()),
     }
 
 

@@ -185,10 +185,11 @@ def _numbers(values: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def _costs(cost: Mapping[str, Any], frames: int) -> dict[str, float]:
-    """The cost columns: seconds, and seconds a frame; UNet rows; TFLOP; megabytes of memory and of disk."""
+    """The cost columns: seconds, minutes, and seconds a frame; UNet rows; TFLOP; megabytes of memory and of disk."""
     known = _numbers(cost)
     scaled = (
         ("seconds", "total_seconds", 1.0),
+        ("minutes", "total_seconds", 1.0 / 60),
         ("seconds_per_frame", "total_seconds", 1.0 / max(frames, 1)),
         ("unet_rows", "unet_rows", 1.0),
         ("tflop", "flops", 1e-12),

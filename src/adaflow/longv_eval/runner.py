@@ -81,7 +81,7 @@ class Evaluation:
         rows: list[tuple[Case, Edit, Method]] = []
         for case in self.suite.cases:
             # a row that another needs comes first
-            fit = sorted((m for m in self.methods if not m.refuses(len(case.film))), key=lambda m: len(m.needs))
+            fit = sorted((m for m in self.methods if not self._refuses(m, case)), key=lambda m: len(m.needs))
             rows += [(case, edit, method) for edit in case.edits for method in fit]
         not_run = {m.name: reason for m in self.methods if (reason := self._refused(m))}
         waiting = [row for row in rows if not self._found(*row)]
@@ -142,9 +142,14 @@ class Evaluation:
 
     def _refused(self, method: Method) -> str | None:
         """On which films a method is not run, and why; None if it is run on all of them."""
-        long = [case for case in self.suite.cases if method.refuses(len(case.film))]
-        names = ", ".join(f"{case.id} ({len(case.film)} frames)" for case in long)
-        return f"on {names}: {method.refuses(len(long[0].film))}" if long else None
+        reasons = {case.id: reason for case in self.suite.cases if (reason := self._refuses(method, case))}
+        if not reasons:
+            return None
+        names = ", ".join(f"{case.id} ({len(case.film)} frames)" for case in self.suite.cases if case.id in reasons)
+        return f"on {names if len(reasons) < len(self.suite.cases) else 'any video'}: {next(iter(reasons.values()))}"
+
+    def _refuses(self, method: Method, case: Case) -> str | None:
+        return method.refuses(len(case.film), self.settings())
 
     def _work(self, case: Case, edit: Edit, method: Method) -> Work:
         return Work(method.name, case.id, edit.name, len(case.film))

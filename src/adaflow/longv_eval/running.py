@@ -16,7 +16,8 @@ from PIL import Image
 from .. import stages
 from ..colour import resized
 from ..config import EditConfig, SlimmingConfig
-from ..editing import Editor, edit_keyframes
+from ..editing import edit_keyframes
+from ..editor import Editor
 from ..errors import InputError
 from ..pipeline import AdaFlowPipeline
 from ..prompts import branch_prompts
@@ -101,13 +102,15 @@ class Output:
 def joint(task: Task, config: EditConfig) -> Output:
     """AdaFlow itself: one call of the pipeline."""
     result, made_from = _by_pipeline(task, config)
-    return Output(result.frames, tuple(result.partition.starts), facts=_facts(task, result), made_from=made_from)
+    facts = {**_facts(task, result), "at_once": len(task.case.film)}
+    return Output(result.frames, tuple(result.partition.starts), facts=facts, made_from=made_from)
 
 
 def compared(task: Task, config: EditConfig) -> Output:
     """A compared system, by the same call; the borders are those of its chunks."""
     result, made_from = _by_pipeline(task, config)
-    starts, facts = tuple(result.partition.starts), {"chunks": len(result.partition)}
+    starts, lengths = tuple(result.partition.starts), [len(chunk) for chunk in result.partition.clips]
+    facts = {"chunks": len(lengths), "at_once": max(lengths)}
     return Output(result.frames, chunks=starts, facts=facts, made_from=made_from)
 
 
@@ -132,7 +135,8 @@ def alone(task: Task, config: EditConfig) -> Output:
             edited.append(edit_keyframes(editor, noised, piece, features_at))
             run.report("edit", piece.stop, n)
         frames = _decoded(run, torch.cat(edited))
-        return Output(frames, made_from=[stage.folder.name for stage in (latents, features, inverted)])
+        made_from = [stage.folder.name for stage in (latents, features, inverted)]
+        return Output(frames, facts={"at_once": n if budget else 1}, made_from=made_from)
 
 
 def unedited(task: Task, config: EditConfig) -> Output:

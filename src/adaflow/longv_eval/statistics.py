@@ -115,6 +115,12 @@ def mean(rows: Iterable[Row], measure: str) -> Interval | None:
     return interval(values) if len(values) else None
 
 
+def most(rows: Iterable[Row], measure: str) -> Interval | None:
+    """The largest of one method's results, which has no interval; None where nothing was measured."""
+    values = [value for row in rows if (value := row.value(measure)) is not None]
+    return Interval(max(values), -math.inf, math.inf, len(values)) if values else None
+
+
 def difference(a: Sequence[Row], b: Sequence[Row], measure: str, *, relative: bool = False) -> Interval | None:
     """How much more of a measure `a` has than `b`, over the edits that both have.
 

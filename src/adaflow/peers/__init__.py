@@ -13,14 +13,15 @@ from typing import Any
 
 from .. import stages
 from ..config import EditConfig
-from ..editing import Step
+from ..editor import Step
 from ..errors import ConfigError
 from ..prompts import branch_prompts
 from ..run import Run
 from .flatten import Flatten
+from .fresco import FrescoLite
 from .peer import Bench, Edited, Job, Peer
 from .pnp import PnP
-from .rave import RavePnP
+from .rave import Rave, RavePnP
 from .rerender import RerenderLite
 from .tokenflow import TokenFlow
 from .vidtome import VidToMe
@@ -31,7 +32,7 @@ ADAFLOW = "adaflow"
 """The name under which AdaFlow itself is asked for."""
 
 PEERS: Mapping[str, type[Peer]] = MappingProxyType(
-    {peer.name: peer for peer in (PnP, TokenFlow, VidToMe, RavePnP, Flatten, RerenderLite)}
+    {peer.name: peer for peer in (PnP, TokenFlow, VidToMe, RavePnP, Rave, Flatten, RerenderLite, FrescoLite)}
 )
 """The compared systems by name, in the order of tables."""
 

@@ -22,10 +22,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from .. import stages
 from ..attention import attention_installed, extended_attention, projections
 from ..backbone import Branch, Site
+from ..config import PeerConfig
 from ..diskarray import DiskArray
-from ..editing import Step
+from ..editor import Step
 from ..workspace import Stage
-from .flow import flow_by, resized
+from .flow import flow_by, missing, resized
 from .peer import Bench, read
 from .stepwise import Prediction, Stepwise
 
@@ -59,6 +60,11 @@ class Flatten(Stepwise):
             self.features = feature_sites(bench.backbone.injection_feature_sites("wide"))
         self.queries = frozenset(site.name for site in query_sites(bench.backbone.injection_attention_sites()))
         self._successors: DiskArray | None = None
+
+    @classmethod
+    def missing(cls, peers: PeerConfig) -> str | None:
+        """See `Peer`."""
+        return missing(peers.flow)
 
     def prepare(self, latents: Stage) -> list[Stage]:
         """Each cell's successor in the next frame, by the flow: array ``successors`` ``[n, h * w]`` int32."""

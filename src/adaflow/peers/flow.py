@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..cache import cache_folder
-from ..errors import MissingError
+from ..errors import InputError, MissingError
 
 Picture = NDArray[np.uint8]
 Flow = Callable[[Picture, Picture], NDArray[np.float32]]
@@ -23,6 +24,11 @@ Provider = Literal["dis", "farneback", "raft"]
 
 RAFT_WEIGHTS = "raft_large.safetensors"
 """File in the cache folder's ``weights``: the tensors of torchvision's `raft_large`, converted once."""
+
+RAFT_PARTS = frozenset(("feature_encoder", "context_encoder", "update_block", "mask_predictor"))
+"""What the names of these tensors begin with."""
+
+NO_OPENCV = "optical flow needs OpenCV; install it with: pip install 'adaflow[peers]'"
 
 RAFT_ITERATIONS = 20
 
@@ -38,7 +44,7 @@ def flow_by(provider: Provider, device: torch.device | None = None) -> Flow:
     try:
         import cv2
     except ImportError as error:
-        raise MissingError("optical flow needs OpenCV; install it with: pip install 'adaflow[peers]'") from error
+        raise MissingError(NO_OPENCV) from error
     opencv: Any = cv2  # its stubs lack DIS
     dis = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_MEDIUM) if provider == "dis" else None
 
@@ -54,18 +60,45 @@ def flow_by(provider: Provider, device: torch.device | None = None) -> Flow:
     return flow
 
 
+def missing(provider: Provider) -> str | None:
+    """What a flow needs and is not here, if anything is not."""
+    if provider == "raft":
+        weights = _raft_weights()
+        return None if weights.is_file() and find_spec("torchvision") else f"RAFT needs torchvision and {weights}"
+    return None if find_spec("cv2") else NO_OPENCV
+
+
+def _raft_weights() -> Path:
+    return Path(cache_folder()) / "weights" / RAFT_WEIGHTS
+
+
 def _raft(device: torch.device) -> Flow:
-    weights = Path(cache_folder()) / "weights" / RAFT_WEIGHTS
+    """torchvision's RAFT-large (Teed and Deng 2020, https://arxiv.org/abs/2003.12039).
+
+    torchvision is asked for only here: it is no dependency, because it must be built for the very torch that is here.
+    """
+    weights = _raft_weights()
+    if not weights.is_file():
+        raise MissingError(
+            f"peers.flow raft needs the weights of torchvision's raft_large as {weights} (adaflow eval convert makes "
+            "them from the published file, docs/peers.md); or leave it away: OpenCV's flow needs none"
+        )
     try:
         from torchvision.models.optical_flow import raft_large
-    except ImportError as error:
-        raise MissingError("peers.flow raft needs torchvision; install it, or leave --peers.flow away") from error
-    if not weights.is_file():
-        raise MissingError(f"peers.flow raft needs its weights in {weights}; see docs/peers.md, or leave it away")
+    except (ImportError, RuntimeError) as error:  # a build for another torch fails with the latter
+        reason = " ".join(str(error).split())[:100]
+        raise MissingError(
+            f"peers.flow raft needs torchvision, of a build for this torch ({torch.__version__}), and it cannot be "
+            f"used here ({reason}); install it with: pip install torchvision; or leave it away"
+        ) from error
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     model = raft_large(weights=None).eval().requires_grad_(False)
-    model.load_state_dict(load_file(weights))
+    try:
+        model.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise InputError(f"{weights} does not hold torchvision's raft_large; delete it and make it again") from error
     model.to(device)
 
     @torch.inference_mode()

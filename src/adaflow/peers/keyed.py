@@ -1,20 +1,22 @@
-"""Systems that edit keyframes one after the other and carry them to the frames between along optical flow."""
+"""Systems that edit keyframes, a few at a time, and carry them to the frames between along optical flow."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 
+from ..config import PeerConfig
 from ..diskarray import DiskArray
 from ..inversion import invert_steps
 from ..keyframes import Partition
 from ..run import Run, spans
 from ..workspace import Stage
-from .flow import Picture, flow_by
+from .flow import Picture, flow_by, missing
 from .peer import Bench, Edited, Job, Peer
 from .propagate import between
 
@@ -26,13 +28,13 @@ class Keys:
     Attributes:
         run: The video.
         numbers: Which frames they are, rising.
-        trajectory: Their inversion ``[T, K, c, h, w]``.
+        origin: What their edit begins with (`Keyed.origin`).
         pictures: The edited ones ``[K, H, W, 3]`` uint8, as far as they are done.
     """
 
     run: Run
     numbers: list[int]
-    trajectory: DiskArray
+    origin: DiskArray
     pictures: DiskArray
 
     def source(self, place: int) -> Picture:
@@ -45,48 +47,69 @@ class Keys:
 
 
 class Keyed(Peer):
-    """A system that edits keyframes one by one, each from what is left of those before it."""
+    """A system that edits keyframes in groups, one after the other, each from what is left of those before it."""
 
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
         self.flow = flow_by(self.config.peers.flow, bench.backbone.device)
 
-    @abstractmethod
-    def keys(self, frames: int) -> list[int]:
-        """The numbers of the keyframes of a video of so many frames, rising, the first and the last among them."""
+    @classmethod
+    def missing(cls, peers: PeerConfig) -> str | None:
+        """See `Peer`; OpenCV also merges the frames between keyframes."""
+        return missing("dis") or missing(peers.flow)
 
     @abstractmethod
-    def edit_key(self, place: int, keys: Keys, memory: Stage, tick: Callable[[float], None]) -> Picture:
-        """One keyframe ``[H, W, 3]`` uint8, the ones before it being done.
+    def keys(self, run: Run) -> list[int]:
+        """The numbers of a video's keyframes, rising, the first and the last frame among them."""
+
+    def groups(self, keys: int) -> list[range]:
+        """The places of so many keyframes in the groups that are edited together: each by itself, if nothing else."""
+        return [range(place, place + 1) for place in range(keys)]
+
+    @abstractmethod
+    def edit_group(self, number: int, keys: Keys, memory: Stage, tick: Callable[[float], None]) -> Iterable[Picture]:
+        """A group's keyframes ``[H, W, 3]`` uint8, the groups before it being done.
 
         Args:
-            place: Its place among the keyframes.
-            keys: All of them.
-            memory: Where the system keeps for later keyframes what it needs; gone when the edit is done.
-            tick: To be told the share of this keyframe that is done.
+            number: Which one of `groups`.
+            keys: All keyframes.
+            memory: Where the system keeps for later groups what it needs; gone when the edit is done.
+            tick: To be told the share of this group that is done.
         """
 
+    def origin(self, job: Job, numbers: list[int]) -> tuple[Sequence[Stage], DiskArray]:
+        """What the edit of the keyframes begins with: their inversion's trajectory ``[T, K, c, h, w]`` fp16.
+
+        Returns:
+            The stages that it was made by, and the array.
+        """
+        stage = self._invert(job, numbers)
+        return [stage], stage.existing("trajectory")
+
     def edit(self, job: Job) -> Edited:
-        """See `Peer`: inversion of the keyframes, their edit, and the frames between."""
+        """See `Peer`: the keyframes, their edit, and the frames between."""
         run, steps = job.run, self.config.steps
-        numbers = self.keys(run.frames)
-        trajectory = self._invert(job, numbers)
-        edited = run.stage("edit", self.key() | job.edit_key(), trajectory)
+        numbers = self.keys(run)
+        groups = self.groups(len(numbers))
+        begun, origin = self.origin(job, numbers)
+        edited = run.stage("edit", self.key() | job.edit_key(), *begun)
         decoded = run.stage("decoded", {}, edited)
         pictures = edited.array("pictures", (len(numbers), *run.geometry.padded, 3), torch.uint8)
-        keys = Keys(run, numbers, trajectory.existing("trajectory"), pictures)
+        keys = Keys(run, numbers, origin, pictures)
         total = run.frames * steps
         if not edited.complete:
             memory = run.stage("memory", {}, edited)
-            for place in range(edited.done, len(numbers)):
-                done, more = place / len(numbers), 1 / len(numbers)
+            for number, group in enumerate(groups):
+                if group.start < edited.done:
+                    continue
+                done, more = group.start / len(numbers), len(group) / len(numbers)
 
                 def tick(share: float, done: float = done, more: float = more) -> None:
                     run.report("edit", int(total * (done + more * share)), total)
 
-                picture = self.edit_key(place, keys, memory, tick)
-                pictures.write(place, torch.from_numpy(picture)[None])
-                edited.advance(place + 1)
+                for place, picture in zip(group, self.edit_group(number, keys, memory, tick), strict=True):
+                    pictures.write(place, torch.from_numpy(picture)[None])
+                edited.advance(group.stop)
             memory.discard()  # first: what a kill leaves in between is begun anew, and discarded again
             edited.finish()
         run.report("edit", total, total)
@@ -132,10 +155,11 @@ class Keyed(Peer):
                 run.report("decode", number, run.frames)
             frames.write(last, keys.pictures.read(place + 1, place + 2))
             stage.advance(last + 1)
+            run.report("decode", last + 1, run.frames)
         stage.finish()
 
 
 def padded_frames(run: Run, start: int) -> Iterator[Picture]:
     """The source's frames from one on, at the model's size."""
     for frame in run.source.frames(run.geometry.content, start=start):
-        yield run.geometry.pad(torch.from_numpy(frame)[None])[0].numpy()
+        yield run.geometry.pad(torch.from_numpy(np.array(frame))[None])[0].numpy()

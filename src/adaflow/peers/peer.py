@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..attention import attention_installed
 from ..backbone import Branch, Conditioning, Site
+from ..config import PeerConfig
 from ..diskarray import DiskArray
-from ..editing import Editor, Step
+from ..editor import Editor, Step
 from ..injection import injected_within
 from ..inversion import guided
 from ..keyframes import Partition
@@ -138,6 +139,11 @@ class Peer(ABC):
         self.config = bench.config
         self.features = bench.backbone.injection_feature_sites(bench.config.injection.sites)
         self.queries = frozenset(site.name for site in bench.backbone.injection_attention_sites())
+
+    @classmethod
+    def missing(cls, peers: PeerConfig) -> str | None:
+        """Why an edit with these settings cannot be begun: what is not on this machine, if anything is not."""
+        return None
 
     @abstractmethod
     def edit(self, job: Job) -> Edited:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from ..attention import KeyPass
 from ..diskarray import DiskArray
-from ..editing import Step
+from ..editor import Step
 from ..run import spans
 from .peer import read
 from .stepwise import Prediction, Stepwise

@@ -7,7 +7,7 @@ towards what flow carries over from both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -19,8 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..attention import KeyAttention, KeyPass
 from ..backbone import Branch, Site
-from ..editing import Step
+from ..editor import Step
 from ..inversion import clean_and_noise, guided
+from ..run import Run
 from ..workspace import Stage
 from .flow import Picture, resized
 from .keyed import Keyed, Keys
@@ -57,12 +58,16 @@ class RerenderLite(Keyed):
         }
     )
 
-    def keys(self, frames: int) -> list[int]:
+    def keys(self, run: Run) -> list[int]:
         """See `Keyed`: the first frame, every so-manieth after it, and the last."""
-        return sorted({*range(0, frames, self.config.peers.interval), frames - 1})
+        return sorted({*range(0, run.frames, self.config.peers.interval), run.frames - 1})
 
-    def edit_key(self, place: int, keys: Keys, memory: Stage, tick: Callable[[float], None]) -> Picture:
-        """See `Keyed`: the first one is plainly edited; later ones in two runs."""
+    def edit_group(self, number: int, keys: Keys, memory: Stage, tick: Callable[[float], None]) -> Iterable[Picture]:
+        """See `Keyed`: each keyframe is a group of its own."""
+        return [self._edit_key(number, keys, memory, tick)]
+
+    def _edit_key(self, place: int, keys: Keys, memory: Stage, tick: Callable[[float], None]) -> Picture:
+        """The first one is plainly edited; later ones in two runs."""
         kept = Memory(self, memory)
         own = ("even", "odd")[place % 2]
         if place == 0:
@@ -226,7 +231,7 @@ class Sampling:
 
     def inverted(self, step: int) -> Tensor:
         """The inversion's latents ``[1, c, h, w]`` at a step."""
-        return self.keys.trajectory.sub(step).read(self.place, self.place + 1).float()
+        return self.keys.origin.sub(step).read(self.place, self.place + 1).float()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import ClassVar
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import stages
 from ..diskarray import DiskArray
-from ..editing import Step
+from ..editor import Step
 from ..inversion import invert_steps
 from ..keyframes import Partition
 from ..workspace import Stage
@@ -48,8 +48,12 @@ class Stepwise(Peer):
         """Whatever is made once for the video, found in the workspace or made."""
         return []
 
+    def inverted_at_once(self, chunk: range) -> Iterable[range]:
+        """A chunk's frames in the portions that are inverted together, by a system with `own_inversion`."""
+        return [chunk]
+
     def inverting(self, chunk: range) -> AbstractContextManager[None]:
-        """What is in place while a chunk is inverted, by a system with `own_inversion`."""
+        """What is in place while such a portion is inverted."""
         return nullcontext()
 
     def edit(self, job: Job) -> Edited:
@@ -80,15 +84,18 @@ class Stepwise(Peer):
         total = run.frames * count
         if not stage.complete:
             place = {step.timestep: step.number for step in self.bench.steps}
-            for chunk in (clip.frames for clip in chunks.clips if clip.start >= stage.done):
-                with self.inverting(chunk):
-                    z, text = clean.read(chunk.start, chunk.stop), self.bench.conditioning
-                    steps = invert_steps(run.backbone, z, text, config.inversion_steps, sampling_steps=config.steps)
-                    for i, (t, noised) in enumerate(steps):
-                        if t in place:
-                            trajectory.sub(place[t]).write(chunk.start, noised.to(torch.float16).cpu())
-                        run.report("invert", chunk.start * count + (i + 1) * len(chunk), total)
-                stage.advance(chunk.stop)
+            for clip in chunks.clips:
+                for part in self.inverted_at_once(clip.frames):
+                    if part.start < stage.done:
+                        continue
+                    with self.inverting(part):
+                        z, text = clean.read(part.start, part.stop), self.bench.conditioning
+                        steps = invert_steps(run.backbone, z, text, config.inversion_steps, sampling_steps=config.steps)
+                        for i, (t, noised) in enumerate(steps):
+                            if t in place:
+                                trajectory.sub(place[t]).write(part.start, noised.to(torch.float16).cpu())
+                            run.report("invert", part.start * count + (i + 1) * len(part), total)
+                    stage.advance(part.stop)
             stage.finish()
         run.report("invert", total, total)
         return stage

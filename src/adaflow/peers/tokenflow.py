@@ -19,7 +19,7 @@ from ..attention import KeyAttention, KeyPass
 from ..backbone import Site
 from ..correspondence import match
 from ..diskarray import DiskArray
-from ..editing import Step
+from ..editor import Step
 from ..run import spans
 from .peer import read, with_source
 from .pnp import PUBLISHED
@@ -75,7 +75,7 @@ class Record:
     tokens: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def put(self, layer: str, output: Tensor) -> None:
+    def put(self, layer: str, output: Tensor, first: int = 0, total: int = 0) -> None:
         """See `attention.AttentionRecord`."""
         self.outputs[layer] = output
 

@@ -22,7 +22,7 @@ from ..attention import KeyAttention, KeyPass
 from ..backbone import Site
 from ..correspondence import CHUNK, normalise, similarities
 from ..diskarray import DiskArray
-from ..editing import Step
+from ..editor import Step
 from .peer import read, with_source
 from .pnp import PUBLISHED
 from .stepwise import Prediction, Stepwise

@@ -18,14 +18,24 @@ GROWN = 3
 """Pixels of the square by which occlusions are grown, for the same reason."""
 
 
+OTHER_COLOUR = 0.25 * 255
+"""Levels, in the mean of the channels, beyond which a pixel is not the one that the flow leads to (FRESCO)."""
+
+
 def warped(picture: Tensor, flow: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
     """The picture ``[C, H, W]`` of b on the grid of a, by a's flow towards b; 0 where it leads outside."""
-    h, w = flow.shape[:2]
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    x, y = columns + flow[..., 0], rows + flow[..., 1]
+    return all_warped(picture[None], flow[None], mode)[0]
+
+
+def all_warped(pictures: Tensor, flows: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+    """`warped` for several: pictures ``[b, C, H, W]`` by flows ``[b, H, W, 2]``."""
+    h, w = flows.shape[1:3]
+    rows, columns = torch.meshgrid(
+        torch.arange(h, device=flows.device), torch.arange(w, device=flows.device), indexing="ij"
+    )
+    x, y = columns + flows[..., 0], rows + flows[..., 1]
     grid = torch.stack([2 * x / max(w - 1, 1) - 1, 2 * y / max(h - 1, 1) - 1], dim=-1)
-    picture = picture.to(torch.float32)
-    return F.grid_sample(picture[None], grid[None], mode=mode, padding_mode="zeros", align_corners=True)[0]
+    return F.grid_sample(pictures.to(torch.float32), grid, mode=mode, padding_mode="zeros", align_corners=True)
 
 
 def occluded(flow: Tensor, back: Tensor) -> Tensor:
@@ -38,6 +48,16 @@ def occluded(flow: Tensor, back: Tensor) -> Tensor:
     missed = (flow + home).norm(dim=-1)
     lost = missed > RELATIVE * (flow.norm(dim=-1) + back.norm(dim=-1)) + ABSOLUTE
     return grown((lost | ~inside(flow)).float(), GROWN) > 0.5
+
+
+def unlike(here: Tensor, there: Tensor, flow: Tensor) -> Tensor:
+    """Which pixels ``[H, W]`` of a have another colour where the flow leads in b (FRESCO's second test).
+
+    Args:
+        here: a's colours ``[3, H, W]`` in levels; `there`: b's.
+        flow: Of a towards b.
+    """
+    return (here.float() - warped(there, flow)).abs().mean(0) > OTHER_COLOUR
 
 
 def inside(flow: Tensor) -> Tensor:

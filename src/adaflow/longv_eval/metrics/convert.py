@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...diskarray import disk_errors
 from ...errors import InputError
+from ...peers.flow import RAFT_PARTS, RAFT_WEIGHTS
 from .aesthetic import head_shapes
 from .dover import check_state
 from .weights import AESTHETIC, DOVER
@@ -26,8 +27,9 @@ from .weights import AESTHETIC, DOVER
 def convert(published: Path, folder: Path) -> Path:
     """Make a safetensors file of a published one, and say where it is.
 
-    Taken are ``DOVER.pth`` and LAION's ``sac+logos+ava1-l14-linearMSE.pth``, recognised by what they hold, into the
-    weights ``folder``; and ``pytorch_model.bin`` of a transformers folder, into ``model.safetensors`` beside it.
+    Taken are ``DOVER.pth``, LAION's ``sac+logos+ava1-l14-linearMSE.pth`` and torchvision's ``raft_large``, recognised
+    by what they hold, into the weights ``folder``; and ``pytorch_model.bin`` of a transformers folder, into
+    ``model.safetensors`` beside it.
 
     Raises:
         InputError: the file cannot be read, holds more than weights, or those of something else.
@@ -39,6 +41,8 @@ def convert(published: Path, folder: Path) -> Path:
         out = published.with_name("model.safetensors")
     elif {name: tuple(t.shape) for name, t in state.items()} == head_shapes():
         out = folder / AESTHETIC.file
+    elif {name.partition(".")[0] for name in state} == RAFT_PARTS:
+        out = folder / RAFT_WEIGHTS
     else:
         check_state(state)
         out = folder / DOVER.file
