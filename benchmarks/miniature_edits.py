@@ -34,7 +34,7 @@ from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.attention import KeyPass, attention_installed
 from adaflow.backbone import Backbone, Branch, Conditioning
 from adaflow.config import ResolvedConfig
-from adaflow.editing import Editor
+from adaflow.editor import Editor
 from adaflow.injection import injected_within
 from adaflow.inversion import invert
 from adaflow.miniature.classifier import AttributeClassifier

@@ -118,7 +118,7 @@ def main() -> None:
         "host_peak_bytes": peak.bytes,
         "device_peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
     }
-    write(f"sd_shape_{device.type}", figures)
+    write(f"sd_shape_{device.type}_{arguments.frames}", figures)
 
 
 if __name__ == "__main__":
