@@ -430,7 +430,8 @@ def test_rendering_processes_share_their_panoramas(tmp_path: Path) -> None:
         assert np.array_equal(gallery("city", 3), panorama("city", 3))
     assert [path.name for path in tmp_path.iterdir()] == ["city-3"]
     mine, theirs = next(batches(11, 4, workers=0)), next(batches(11, 4, workers=1))
-    assert torch.equal(mine["image"], theirs["image"]) and mine["caption"] == theirs["caption"]
+    assert (mine["image"].int() - theirs["image"].int()).abs().max() <= 1  # BLAS rounds by its number of threads
+    assert mine["caption"] == theirs["caption"]
 
 
 def test_newest_samples_of_a_pool_come_out_as_they_went_in() -> None:
