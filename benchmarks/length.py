@@ -4,13 +4,15 @@
     python benchmarks/length.py --one 1000 60 4     # one case: frames, clips, steps
 
 The film is rendered, inspected and edited by a process each, so that what one leaves behind in its heap is not measured
-in the next. Clips are cut by length alone, so that M is what is asked for.
+in the next; with one heap for all threads and a fixed size from which memory is given back at once, since what glibc
+holds back otherwise differs from run to run. Clips are cut by length alone, so that M is what is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +25,9 @@ from common import PeakMemory, StageClock, child, write
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.miniature.world import Film, video
 from adaflow.video import write_video
+
+
+STEADY_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
 def film_of(frames: int) -> Film:
@@ -105,8 +110,10 @@ def main() -> None:
         print(json.dumps(PARTS[name](Path(folder), *arguments.one)))
         return
     if arguments.one:
+        os.environ.update(STEADY_HEAP)
         print(json.dumps(case(*arguments.one)))
         return
+    os.environ.update(STEADY_HEAP)  # of the processes that measure
     grid = [(250, 20), (500, 20), (1000, 20), (1000, 15), (1000, 30), (1000, 60)]
     cases = []
     for frames, clips in grid:

@@ -778,7 +778,7 @@ def test_pairs_that_cannot_be_followed_are_left_out() -> None:
 
 
 def test_dis_finds_a_shift_and_believes_only_what_returns() -> None:
-    pytest.importorskip("cv2")
+    pytest.importorskip("cv2", reason="needs OpenCV: pip install 'adaflow[peers]'")
     wide = smooth(96, 160)
     first, second = wide[:, 24:152], wide[:, 20:148]  # four pixels to the right
     pair = PairFlow.between(DisFlow(), first, second)

@@ -337,7 +337,11 @@ def test_published_raft_weights_are_recognised(tmp_path: Path) -> None:
 
 def test_torchvisions_own_raft(tmp_path: Path) -> None:
     """Where it is installed: its network with random weights, from a file."""
-    flows = pytest.importorskip("torchvision.models.optical_flow", exc_type=(ImportError, RuntimeError))
+    flows = pytest.importorskip(
+        "torchvision.models.optical_flow",
+        exc_type=(ImportError, RuntimeError),  # the last from a build for another torch
+        reason="RAFT needs torchvision, which AdaFlow does not install",
+    )
     model = flows.raft_large(weights=None)
     assert {name.partition(".")[0] for name in model.state_dict()} == RAFT_PARTS
     (tmp_path / "cache" / "weights").mkdir(parents=True)
