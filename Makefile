@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 TORCH_ARGS ?=
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+.PHONY: install demo test studio-test check clean
 
 install: .venv/installed
 
@@ -27,6 +27,11 @@ check: .venv/installed
 
 test: check
 	$(BIN)/pytest
+
+# Studio and study in a real browser, with pictures of every state in build/pages; needs the system's Chromium.
+studio-test: .venv/installed
+	mkdir -p build/pages
+	ADAFLOW_PICTURES=$(CURDIR)/build/pages $(BIN)/pytest tests/test_studio.py tests/test_studio_attacks.py tests/test_studio_browser.py tests/test_study.py tests/test_study_browser.py
 
 clean:
 	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache

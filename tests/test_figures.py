@@ -1,23 +1,23 @@
-"""The pictures show what they should and refuse what they cannot show; the page holds all of it."""
+"""Curves, plots and sheets show what they should, on either ground, and refuse what they cannot show."""
 
+import colorsys
 import io
-import os
-import re
-import stat
-from html.parser import HTMLParser
-from pathlib import Path
+from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from adaflow import figures
+from adaflow.canvas import DARK, LIGHT, Theme
 from adaflow.config import KeyframeConfig
-from adaflow.errors import InputError
 from adaflow.keyframes import Partition
-from adaflow.report import Film, Section, Shown, write_report
+from adaflow.progress import STAGES
+from adaflow.timelines import CUT
 
 CLIPS = Partition.from_starts([0, 4, 7], 12)
 
@@ -44,40 +44,51 @@ def test_the_slice_shows_its_cuts() -> None:
         figures.yt_plot(frames(11)[:, :, 7], CLIPS)
 
 
+def drawn(figure: Figure) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [10.0, 3.9])
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_cut_lines_stand_where_clips_start(theme: Theme, width: float) -> None:
+    """In pixels: the lines' colour is found at the left edge of each clip's first column, and nowhere else."""
+    grey = np.full((12, 40, 3), 128, np.uint8)
+    figure = figures.yt_plot(grey, CLIPS, edited=grey, theme=theme, width=width)
+    picture = drawn(figure)
+    high = len(picture)
+    for ax in figure.axes[:2]:
+        box = ax.get_window_extent()
+        rows = picture[high - int(box.y1) + 2 : high - int(box.y0) - 2, int(box.x0) + 2 : int(box.x1) - 2]
+        orange = np.abs(rows - np.round(255 * np.array(to_rgb(CUT)))).max(axis=2) < 40
+        found = np.flatnonzero(orange.any(axis=0)) + int(box.x0) + 2
+        wanted = [ax.transData.transform((cut, 0))[0] for cut in (4, 7)]
+        for cut in wanted:
+            assert np.abs(found - cut).min() <= 1
+        assert all(min(abs(x - cut) for cut in wanted) <= 2 for x in found)
+
+
+def test_a_column_of_the_plot_is_that_frame() -> None:
+    """Frame i fills the picture from x = i to i + 1."""
+    colours = np.random.default_rng(1).integers(0, 256, (12, 1, 3), dtype=np.uint8)
+    figure = figures.yt_plot(np.repeat(colours, 30, axis=1), Partition.from_starts([0], 12))
+    picture, ax = drawn(figure), figure.axes[0]
+    for i in range(12):
+        x, y = ax.transData.transform((i + 0.5, 15))
+        assert np.abs(picture[len(picture) - round(y), round(x)] - colours[i, 0]).max() <= 2
+
+
+def test_keyframes_are_marked_in_the_row_of_clips() -> None:
+    figure = figures.yt_plot(frames(12)[:, :, 7], CLIPS, keys=[1, 5, 11])
+    assert figure.axes[-1].lines[0].get_xdata().tolist() == [1.5, 5.5, 11.5]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("starts", [[0], list(range(3000))])
 def test_one_clip_and_thousands_can_be_drawn(starts: list[int]) -> None:
     clips = Partition.from_starts(starts, max(1, len(starts)))
     figure = figures.yt_plot(np.zeros((clips.frames, 4, 3), np.uint8), clips)
     assert len(figure.axes[1].collections[0].get_paths()) == len(starts)
     assert opened(figure).width > 600
-
-
-@pytest.mark.parametrize("size", [(12, 20), (20, 12)])
-def test_the_heatmap_stands_beside_its_frames(size: tuple[int, int]) -> None:
-    figure = figures.heatmap_pair(*frames(2, *size), torch.full((3, 5), 0.5), ("frame 3", "frame 9"))
-    assert [ax.get_title() for ax in figure.axes[:3]] == ["frame 3", "frame 9", "frame 3 found in frame 9: mean 0.50"]
-    assert opened(figure).width > 600
-
-
-@pytest.mark.parametrize("keyframes", [1, 5, 20, 30])
-def test_kept_tokens_are_shares_of_each_keyframe(keyframes: int) -> None:
-    counts = torch.eye(keyframes, dtype=torch.int64) * 15
-    figure = figures.kept_tokens_sheet(frames(keyframes), counts)
-    shown = np.asarray(figure.axes[0].images[0].get_array())
-    assert np.array_equal(shown, np.eye(keyframes))
-    assert opened(figure).height > 300
-    with pytest.raises(ValueError, match="keyframes"):
-        figures.kept_tokens_sheet(frames(keyframes + 1), counts)
-
-
-def test_what_is_not_kept_is_dark() -> None:
-    white = np.full((3, 6, 10, 3), 255, np.uint8)
-    kept = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 5, 6, 7, 8, 9], [0, 1, 2, 3, 4, 5]])  # a grid of 2 x 2 tokens
-    plain = figures.contact_sheet(white, ["", "", ""])
-    assert figures.kept_tokens_masks(white, kept, (2, 2), query=1).size == plain.size
-    pixels = np.asarray(figures.kept_tokens_masks(white, kept, (2, 2), query=1, labels=["", "", ""]))
-    dark = pixels.max(axis=2) < 60
-    assert dark.sum() == 3 * 96 * 58 // 2  # 3, 1 and 2 of 4 tokens are left out; each picture is drawn at 96 x 58
 
 
 def test_a_contact_sheet_holds_every_picture() -> None:
@@ -135,79 +146,150 @@ def test_pyplot_is_not_used() -> None:
     assert "matplotlib.pyplot" not in {getattr(value, "__name__", "") for value in vars(figures).values()}
 
 
-# The page
+# -- sheets -----------------------------------------------------------------------------------------------------------
 
 
-class Page(HTMLParser):
-    """Collects what a page asks for, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.asked: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.asked += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "poster", "data"}]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_bars_are_as_long_as_the_clips(theme: Theme) -> None:
+    white = np.full((3, 60, 100, 3), 255, np.uint8)
+    sheet = figures.keyframe_sheet(white, CLIPS, width=500, theme=theme)
+    pixels = np.asarray(sheet).astype(int)
+    bar = np.round(255 * np.array(to_rgb(theme.first)))
+    rows = (np.abs(pixels - bar).max(axis=2) == 0).sum(axis=1)
+    row = pixels[int(rows.argmax())]
+    lengths = [len(run) for run in np.split(np.arange(len(row)), np.flatnonzero(np.diff((row == bar).all(axis=1))) + 1)
+               if (row[run[0]] == bar).all()]  # fmt: skip
+    assert np.allclose(np.array(lengths) / lengths[2], np.array([4, 3, 5]) / 5, atol=0.02)
+    with pytest.raises(ValueError, match="pictures"):
+        figures.keyframe_sheet(white[:2], CLIPS)
 
 
-EVIL = "<script>alert('1')</script> & \"quoted\" {braces} %s"
+def test_keyframes_are_labelled_with_their_clips() -> None:
+    assert figures.clip_labels(CLIPS) == ["0-3, 4 frames", "4-6, 3 frames", "7-11, 5 frames"]
+    assert figures.clip_labels(Partition.from_starts([0, 1], 2), [1]) == ["1-1, 1 frame"]
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(tmp_path: Path) -> None:
-    film = tmp_path / "a.mp4"
-    film.write_bytes(b"film")
-    items = [Shown(Image.new("RGB", (4, 4)), EVIL), Shown(b"png", "bytes", EVIL), Film(film, EVIL), Film(b"x", "short")]
-    sections = [Section(EVIL, f"{EVIL}\n\nsecond", {EVIL: EVIL, "scale": 0.1 + 0.2}, items), Section("empty")]
-    path = write_report(tmp_path / "page.html", EVIL, sections)
-    text = path.read_text(encoding="utf-8")
-    page = Page(text)
-    assert len(page.asked) == 4 and all(asked.startswith("data:") for asked in page.asked)
-    assert "script" not in page.tags and page.tags.count("p") == 2 and page.text.count(EVIL) >= 7
-    assert "0.3" in page.text and "0.30000000000000004" not in page.text
-    assert not re.search(r"https?://|@import|url\(", text.replace(EVIL, ""))
-    assert "width=device-width" in text and "prefers-color-scheme: dark" in text
+def test_one_picture_of_a_sheet_can_be_marked() -> None:
+    black = np.zeros((3, 30, 50, 3), np.uint8)
+    plain, marked = (np.asarray(figures.contact_sheet(black, "abc", marked=m)) for m in (None, 1))
+    changed = np.flatnonzero((plain != marked).any(axis=(0, 2)))
+    third = plain.shape[1] / 3
+    assert len(changed) and third < changed.min() and changed.max() < 2 * third + 8
 
 
-def test_a_figure_is_put_into_the_page(tmp_path: Path) -> None:
-    figure = figures.side_by_side(frames(1), frames(1))
-    path = write_report(tmp_path / "page.html", "title", [Section("part", items=[Shown(figure, "caption")])])
-    assert path.stat().st_size > len(figures.png(figure))
+# -- time and memory --------------------------------------------------------------------------------------------------
 
 
-def test_a_large_video_is_named_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaflow.report.LARGEST_VIDEO", 3)
-    (tmp_path / "big.mp4").write_bytes(b"film")
-    path = write_report(tmp_path / "p.html", "t", [Section("s", items=[Film(tmp_path / "big.mp4", "caption")])])
-    page = Page(path.read_text(encoding="utf-8"))
-    assert "big.mp4" in page.text and not page.asked
+def test_bars_tell_what_each_stage_took() -> None:
+    seconds = {"edit": 100.0, "encode": 10.0, "made up": 1.0}
+    figure = figures.stage_breakdown(seconds, {"edit": 2 * 10**9}, expected={"edit": 20.0, "decode": 5.0})
+    left, right = figure.axes
+    words = [text.get_text() for text in left.get_yticklabels()]
+    assert words == [STAGES["encode"], STAGES["edit"], STAGES["decode"], "made up"]  # in the order of a run
+    assert [bar.get_width() for bar in left.patches] == [10, 100, 0, 1, 0, 20, 5, 0]  # type: ignore[attr-defined]
+    assert [bar.get_x() for bar in left.patches[4:]] == [10, 100, 0, 1]  # type: ignore[attr-defined]
+    assert [bar.get_width() for bar in right.patches] == [0, 2.0, 0, 0]  # type: ignore[attr-defined]
+    assert [text.get_text() for text in left.texts] == ["10 s", "~2 min 0 s", "~5.0 s", "1.0 s"]
+    assert "1 min 51 s" in left.get_title() and "2.0 GB" in right.get_title()
 
 
-def test_a_failed_page_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_report(tmp_path / "page.html", "old", [])
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="No space left"):
-        write_report(path, "new", [])
-    assert "old" in path.read_text(encoding="utf-8") and [p.name for p in tmp_path.iterdir()] == ["page.html"]
+def test_long_times_are_in_minutes_and_the_expected_peak_is_a_line() -> None:
+    figure = figures.stage_breakdown({"edit": 600.0}, {"edit": 10**9}, expected_bytes=3 * 10**9)
+    left, right = figure.axes
+    assert left.patches[0].get_width() == 10 and left.get_xlabel() == "minutes"  # type: ignore[attr-defined]
+    assert right.lines[0].get_xdata() == [3.0, 3.0] and right.get_xlim()[1] > 3
+    with pytest.raises(ValueError, match="no stage"):
+        figures.stage_breakdown({})
 
 
-def test_the_page_is_as_readable_as_other_files(tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("")
-    path = write_report(tmp_path / "page.html", "t", [])
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+# -- colours ----------------------------------------------------------------------------------------------------------
 
 
-def test_places_and_videos_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
-        write_report(tmp_path / "no" / "page.html", "t", [])
-    with pytest.raises(InputError, match="cannot be read"):
-        write_report(tmp_path / "page.html", "t", [Section("s", items=[Film(tmp_path / "no.mp4", "c")])])
+def lightness(colour: str) -> float:
+    """Relative luminance, as WCAG has it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(a: str, b: str) -> float:
+    high, low = sorted((lightness(a), lightness(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_words_and_curves_stand_out_from_the_ground(theme: Theme) -> None:
+    assert contrast(theme.ink, theme.ground) >= 7 and contrast(theme.quiet, theme.ground) >= 4.5
+    for colour in (theme.first, theme.second, theme.third):
+        assert contrast(colour, theme.ground) >= 3, colour
+
+
+def test_hues_are_okabe_and_itos() -> None:
+    """Their eight colours, and on the dark ground one of them lighter."""
+    okabe = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000"]
+    for theme in (LIGHT, DARK):
+        for colour in (theme.first, theme.second, theme.third, theme.fourth, theme.pale):
+            hue = colorsys.rgb_to_hsv(*to_rgb(colour))[0]
+            nearest = min(abs(hue - colorsys.rgb_to_hsv(*to_rgb(known))[0]) for known in okabe[:-1])
+            assert nearest < 0.005, colour
+
+
+DEUTERANOPIA = np.array(
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+PROTANOPIA = np.array(
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+)
+"""Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB."""
+
+
+@pytest.mark.parametrize("vision", [np.eye(3), DEUTERANOPIA, PROTANOPIA])
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_curves_are_told_apart_by_every_kind_of_vision(theme: Theme, vision: np.ndarray) -> None:
+    def seen(colour: str) -> np.ndarray:
+        linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)])
+        return np.cbrt(np.clip(vision @ linear, 0, 1))  # near to even steps, as the lightness of CIELAB is
+
+    for a, b in combinations((theme.first, theme.second, theme.third), 2):
+        assert np.linalg.norm(seen(a) - seen(b)) > 0.15, (a, b)
+
+
+EVERY: dict[str, Callable[[Theme], figures.Picture]] = {
+    "yt_plot": lambda theme: figures.yt_plot(frames(12)[:, :, 7], CLIPS, theme=theme),
+    "similarity_curves": lambda theme: figures.similarity_curves(torch.ones(12, 2), CLIPS, theme=theme),
+    "contact_sheet": lambda theme: figures.contact_sheet(frames(3), "abc", theme=theme),
+    "keyframe_sheet": lambda theme: figures.keyframe_sheet(frames(3), CLIPS, theme=theme),
+    "side_by_side": lambda theme: figures.side_by_side(frames(3), frames(3), theme=theme),
+    "heatmap_pair": lambda theme: figures.heatmap_pair(*frames(2), torch.rand(3, 5), theme=theme),
+    "temporal_dynamics": lambda theme: figures.temporal_dynamics(
+        frames(1)[0], "frame 0", [figures.Dynamics(frames(1)[0], "frame 1", torch.rand(3, 5))], theme=theme
+    ),
+    "kept_tokens_sheet": lambda theme: figures.kept_tokens_sheet(frames(3), torch.eye(3), theme=theme),
+    "kept_tokens_masks": lambda theme: figures.kept_tokens_masks(
+        frames(3), torch.tensor([[0, 1], [2, 3], [4, 5]]), (1, 2), 1, theme=theme
+    ),
+    "stage_breakdown": lambda theme: figures.stage_breakdown({"edit": 3.0}, {"edit": 10**9}, theme=theme),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_figure_stands_on_either_ground(name: str) -> None:
+    for theme in (LIGHT, DARK):
+        image = opened(EVERY[name](theme)).convert("RGB")
+        ground = tuple(round(255 * c) for c in to_rgb(theme.ground))
+        assert image.getpixel((0, 0)) == ground == image.getpixel((image.width - 1, image.height - 1))
+
+
+@pytest.mark.parametrize("kind", ["svg", "webp", "png"])
+def test_bytes_are_of_the_kind_and_the_same_twice(kind: str) -> None:
+    first, second = (getattr(figures, kind)(figures.similarity_curves(torch.ones(12, 2), CLIPS)) for _ in range(2))
+    assert first == second
+    head = {"svg": b"<?xml", "webp": b"RIFF", "png": b"\x89PNG"}
+    assert first.startswith(head[kind])
+
+
+def test_a_ground_may_be_left_out() -> None:
+    from dataclasses import replace
+
+    clear = figures.similarity_curves(torch.ones(12, 2), CLIPS, theme=replace(DARK, ground="none"))
+    for data in (figures.png(clear), figures.webp(clear)):
+        assert Image.open(io.BytesIO(data)).convert("RGBA").getpixel((0, 0))[3] == 0  # type: ignore[index]

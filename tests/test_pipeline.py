@@ -131,8 +131,13 @@ def test_inspect_and_preview(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
         kept.write_text('{"row": 1.0, "of another version": 2.0}')
     again = pipe.inspect(video(), config=settings(), workspace=tmp_path / "w").estimate.seconds
     assert again["invert"] == again["match"] == 0 < again["edit"]  # what is in the workspace is not counted again
-    shown = pipe.preview(video(), PROMPT, keyframes=2, config=settings(), workspace=tmp_path / "w")
+    told: list[Progress] = []
+    shown = pipe.preview(
+        video(), PROMPT, keyframes=2, config=settings(), workspace=tmp_path / "w", on_progress=told.append
+    )
     assert shown.keys == [2, 8] and shown.clips == 3
+    for stage, units in {"invert": STEPS, "edit": STEPS, "decode": 2}.items():
+        assert [(p.done, p.total) for p in told if p.stage == stage] == [(i + 1, units) for i in range(units)]
     assert np.array_equal(shown.source[0], video()[2]) and shown.edited[0].shape == (*SIZE, 3)
 
 

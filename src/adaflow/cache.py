@@ -104,7 +104,7 @@ def prune_workspaces(cache: Path | None = None, max_bytes: int | None = None, ol
     total, freed = sum(info.bytes for info in infos), 0
     for info in reversed(infos):
         old = older_than is not None and time.time() - info.last_used > older_than
-        if (old or (max_bytes is not None and total - freed > max_bytes)) and _remove_workspace(info.root):
+        if (old or (max_bytes is not None and total - freed > max_bytes)) and remove_workspace(info.root):
             freed += info.bytes
     return freed
 
@@ -122,8 +122,8 @@ def _workspace_folders(cache: Path | None) -> list[Path]:
     return sorted(path for path in ours if path.name[0] != "." and os.path.isdir(path))
 
 
-def _remove_workspace(root: Path) -> bool:
-    """Whether it could be removed; not if it is in use, a link to elsewhere, or not ours to remove."""
+def remove_workspace(root: Path) -> bool:
+    """Whether it was there and could be removed; not if it is in use, a link to elsewhere, or not ours to remove."""
     if root.is_symlink() or not root.is_dir():
         return False
     try:

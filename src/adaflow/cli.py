@@ -70,6 +70,11 @@ _MODEL = option("a known name (adaflow models list), a hub id, or a folder", met
 _CONFIG = option("settings from a YAML file; options go before it", metavar="FILE")
 _WORKSPACE = option("default: one for this video in the user's cache", metavar="FOLDER")
 _REPORT = option("also write a page of figures", metavar="FILE.html")
+_COMPARE = option(
+    "also write source and edit in one video: NAME.side.mp4, or NAME.slider.mp4 with a moving line",
+    metavar="{side,slider}",
+)
+_PROGRESS = option("how progress is told on stderr: bars, or lines of JSON for programs", metavar="{bar,json}")
 _VIDEO = option("the video to edit", metavar="VIDEO")
 _PROMPT = option("what the edited video should show; one that starts with '-' goes last, after --", metavar="PROMPT")
 
@@ -83,14 +88,17 @@ def edit(
     config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
     report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
+    compare: Annotated[Optional[str], _COMPARE] = None,  # noqa: UP045
     print_config: Annotated[bool, option("print the complete settings as YAML and stop")] = False,
     json_output: Annotated[bool, JSON] = False,
+    progress: Annotated[str, _PROGRESS] = "bar",
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit VIDEO so that it shows PROMPT. The same command again resumes a run that was stopped."""
     from .commands import edit_video
 
-    edit_video(video, prompt, out, model, _config(settings, config), workspace, report, print_config, json_output)
+    asked = _config(settings, config)
+    edit_video(video, prompt, out, model, asked, workspace, report, print_config, json_output, progress, compare)
 
 
 def inspect(
@@ -101,12 +109,13 @@ def inspect(
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
     report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
     json_output: Annotated[bool, JSON] = False,
+    progress: Annotated[str, _PROGRESS] = "bar",
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Show the clips and keyframes of VIDEO, and what an edit will take; edits nothing."""
     from .commands import inspect_video
 
-    inspect_video(video, model, _config(settings, config), workspace, report, json_output)
+    inspect_video(video, model, _config(settings, config), workspace, report, json_output, progress)
 
 
 def preview(
@@ -117,12 +126,13 @@ def preview(
     model: Annotated[Optional[str], _MODEL] = None,  # noqa: UP045
     config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
+    progress: Annotated[str, _PROGRESS] = "bar",
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit four keyframes of VIDEO jointly, as one picture: what the edit will look like."""
     from .commands import preview_video
 
-    preview_video(video, prompt, out, model, _config(settings, config), workspace)
+    preview_video(video, prompt, out, model, _config(settings, config), workspace, progress)
 
 
 def demo(
@@ -211,6 +221,7 @@ COMMANDS: Commands = {
         {"build": cli_bench.study_build, "serve": cli_bench.study_serve, "tally": cli_bench.study_tally},
     ),
     "annotate": cli_bench.annotate,
+    "studio": cli_bench.studio,
 }
 
 

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
@@ -16,12 +17,17 @@ from .console import err, print_json, print_table
 from .diskarray import disk_errors, format_bytes
 from .errors import ConfigError, InputError, MissingError
 from .estimate import Estimate
-from .meter import Meter, clock
+from .evidence import evidence
+from .meter import clock, meter_for
 from .peers import find
 from .pipeline import AdaFlowPipeline
 from .prompts import check_prompt
-from .video import check_output
+from .spent import StageClock
+from .video import check_output, open_source
 from .workspace import cache_folder, list_workspaces, prune_workspaces, workspace_info
+
+if TYPE_CHECKING:
+    from .comparison import Layout
 
 
 def edit_video(
@@ -34,11 +40,19 @@ def edit_video(
     report: Path | None,
     print_config: bool,
     as_json: bool,
+    progress: str = "bar",
+    compare: str | None = None,
 ) -> None:
     """`adaflow edit`."""
+    display = meter_for(progress, err)
     out = out or video.with_name(f"{video.stem}.edited.mp4")
+    if compare not in (None, "side", "slider"):
+        raise ConfigError(f"--compare is {compare!r}; choose side or slider")
+    both = out.with_name(f"{out.stem}.{compare}.mp4") if compare else None
     if not print_config:
         check_output(out, video, audio=config.output.audio or "copy")
+        if both:
+            check_output(both, video, audio="none")
         check_place(report, ".html")
     peer = find(config.method)
     pipe = load(model)
@@ -51,36 +65,52 @@ def edit_video(
         return
     check_prompt(prompt, pipe.backbone)
     started = time.perf_counter()
-    with Meter(err) as meter:
+    shown = None
+    with display as meter, StageClock(meter) as spent:
         if peer is None:
-            found = pipe.inspect(video, config=config, workspace=workspace, on_progress=meter, on_rough=meter.rough)
+            found = pipe.inspect(video, config=config, workspace=workspace, on_progress=spent, on_rough=meter.rough)
             meter.expect(found.estimate)
-        result = pipe(video, prompt, config=config, workspace=workspace, on_progress=meter)
-        result.save(out, on_progress=meter)
+            if report:  # now, while the features are there: `--output.keep` may have them removed
+                shown = evidence(pipe, video, config=config, workspace=workspace)
+        result = pipe(video, prompt, config=config, workspace=workspace, on_progress=spent)
+        result.save(out, on_progress=spent)
     seconds = time.perf_counter() - started
+    if both:
+        from .comparison import write_comparison
+
+        write_comparison(both, open_source(video), result, cast("Layout", compare))
     if report:
         from .reports import edit_report
 
-        edit_report(report, video, result)
+        edit_report(report, video, result, evidence=shown, spent=spent)
     if as_json:
         clips = [[c.start, c.stop] for c in result.partition.clips]
-        print_json(result.record | {"output": str(out), "clips": clips, "seconds": round(seconds, 2)})
+        written = {"output": str(out)} | ({"comparison": str(both)} if both else {})
+        print_json(result.record | written | {"clips": clips, "seconds": round(seconds, 2)})
     else:
-        print(out)
+        print(*filter(None, (out, both)), sep="\n")
 
 
 def inspect_video(
-    video: Path, model: str | None, config: EditConfig, workspace: Path | None, report: Path | None, as_json: bool
+    video: Path,
+    model: str | None,
+    config: EditConfig,
+    workspace: Path | None,
+    report: Path | None,
+    as_json: bool,
+    progress: str = "bar",
 ) -> None:
     """`adaflow inspect`."""
+    display = meter_for(progress, err)
     check_place(report, ".html")
     pipe = load(model)
-    with Meter(err) as meter:
-        found = pipe.inspect(video, config=config, workspace=workspace, on_progress=meter, on_rough=meter.rough)
+    with display as meter, StageClock(meter) as spent:
+        found = pipe.inspect(video, config=config, workspace=workspace, on_progress=spent, on_rough=meter.rough)
     if report:
         from .reports import inspection_report
 
-        inspection_report(report, video, found)
+        shown = evidence(pipe, video, config=config, workspace=workspace)
+        inspection_report(report, video, found, config=pipe.resolve(config), evidence=shown, spent=spent)
     if as_json:
         print_json(found.to_json())
         return
@@ -93,15 +123,22 @@ def inspect_video(
 
 
 def preview_video(
-    video: Path, prompt: str, out: Path | None, model: str | None, config: EditConfig, workspace: Path | None
+    video: Path,
+    prompt: str,
+    out: Path | None,
+    model: str | None,
+    config: EditConfig,
+    workspace: Path | None,
+    progress: str = "bar",
 ) -> None:
     """`adaflow preview`."""
     from .figures import png, side_by_side
 
+    display = meter_for(progress, err)
     out = out or video.with_name(f"{video.stem}.preview.png")
     check_place(out, ".png")
     pipe = load(model)
-    with Meter(err) as meter:
+    with display as meter:
         found = pipe.preview(video, prompt, config=config, workspace=workspace, on_progress=meter)
     picture = png(side_by_side(found.source, found.edited))
     part = out.with_name(f".{out.name}.part")

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from .comparison import write_comparison
 from .config import EditConfig
 from .errors import InputError
+from .evidence import evidence
 from .meter import Meter
 from .pipeline import AdaFlowPipeline
-from .reports import edit_report, side_by_side_film
+from .reports import edit_report
+from .spent import StageClock
 
 DEMO_FILM = "cuts-20"
 PROMPT_CHANGES = {"colour": "blue"}
@@ -19,7 +22,8 @@ FRAMES_PER_SECOND = 12
 
 
 def run_demo(out: Path, frames: int) -> None:
-    """Render, edit, and write `source.mp4`, `edited.mp4`, `side-by-side.mp4` and `report.html` into the folder `out`.
+    """Render, edit, and write `source.mp4`, `edited.mp4`, `side-by-side.mp4`, `slider.mp4` and
+    `report.html` into the folder `out`.
 
     Raises:
         InputError: `out` is a file, or `frames` is too few to show anything.
@@ -42,10 +46,13 @@ def run_demo(out: Path, frames: int) -> None:
     pipe: AdaFlowPipeline = load("miniature")
     config = EditConfig.from_fields({"kind": "colour", "source_prompt": film.caption})
     started = time.perf_counter()
-    with Meter(err) as meter:
-        result = pipe(source, target.caption, config=config, workspace=out / "workspace", on_progress=meter)
-        result.save(out / "edited.mp4", on_progress=meter)
+    workspace = out / "workspace"
+    with Meter(err) as meter, StageClock(meter) as spent:
+        result = pipe(source, target.caption, config=config, workspace=workspace, on_progress=spent)
+        result.save(out / "edited.mp4", on_progress=spent)
     seconds = time.perf_counter() - started
-    (out / "side-by-side.mp4").write_bytes(side_by_side_film(open_source(source), result))
-    page = edit_report(out / "report.html", source, result)
+    write_comparison(out / "side-by-side.mp4", open_source(source), result, "side")
+    write_comparison(out / "slider.mp4", open_source(source), result, "slider")
+    shown = evidence(pipe, source, config=config, workspace=workspace)
+    page = edit_report(out / "report.html", source, result, evidence=shown, spent=spent)
     console.print(f"{len(result.frames)} frames edited in {clock(seconds)}; open {page}", markup=False, soft_wrap=True)

@@ -140,12 +140,17 @@ def _indices(matches: Mapping[int, Tensor], device: torch.device) -> dict[int, T
 
 
 def edit_keyframes(
-    editor: Editor, trajectory: Mapping[int, Tensor], keys: Sequence[int], features_at: Callable[[int], Tensor]
+    editor: Editor,
+    trajectory: Mapping[int, Tensor],
+    keys: Sequence[int],
+    features_at: Callable[[int], Tensor],
+    on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
     """The joint edit of a few keyframes alone, in memory: the preview.
 
     Args:
         trajectory: By timestep, the inverted latents ``[M, c, h, w]`` of the keyframes.
+        on_step: Called after each step.
 
     Returns:
         Clean latents ``[M, c, h, w]``.
@@ -156,4 +161,6 @@ def edit_keyframes(
     for step in editor.steps:
         noise = editor.edit_keys(step, x, trajectory[step.timestep].float(), keys, kept, None, deep)
         x = editor.denoise(step, noise, x)
+        if on_step:
+            on_step(step)
     return x

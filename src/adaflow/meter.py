@@ -1,9 +1,12 @@
-"""The progress display: a bar for the stage at work, and the time left for all stages together."""
+"""The progress display: a bar for the stage at work, and the time left for all stages together; or lines of JSON."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -11,10 +14,13 @@ from rich.progress import Progress as Bars
 from typing_extensions import Self
 
 from .diskarray import format_bytes
+from .errors import ConfigError
 from .estimate import Estimate
 from .progress import STAGES, Progress, clock
 
 QUIET = 60.0  # seconds between two lines of one stage where there is no terminal
+EAGER = 0.2  # and between two lines of JSON
+LEFT = ("invert", "match")  # stages of which `AdaFlowPipeline.inspect` estimates what is left
 
 
 class Meter:
@@ -98,10 +104,79 @@ class Meter:
         self._said = now
         self._console.print(f"{STAGES[name]}: {state}".rstrip())
 
-    def _left(self) -> str:
+    def seconds_left(self) -> float | None:
+        """Until all stages are done; None while nothing is known."""
         if not self._expected or self._worked <= 0:
-            return ""
+            return None
         remaining = sum(s * (1 - self._share.get(name, 0.0)) for name, s in self._expected.items())
-        pace = (time.monotonic() - self._started) / self._worked
-        seconds = round(remaining * pace)
-        return f"{seconds // 60}:{seconds % 60:02d} left in all"
+        return remaining * (time.monotonic() - self._started) / self._worked
+
+    def _left(self) -> str:
+        left = self.seconds_left()
+        return "" if left is None else f"{round(left) // 60}:{round(left) % 60:02d} left in all"
+
+
+class JsonMeter(Meter):
+    """A `Meter` for programs: one JSON object a line (docs/cli.md, "Progress for programs")."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bars.disable = True
+        self._met: set[str] = set()  # stages reported since the last estimate
+        self._spent = 0.0  # seconds that `_worked` took
+        self._last = time.monotonic()  # the last report
+
+    def rough(self, few: Estimate, many: Estimate) -> None:
+        """The least and the most that an edit may take; the time left is counted from what lies between."""
+        self._begin({name: (s + many.seconds.get(name, s)) / 2 for name, s in few.seconds.items()})
+        self._say("rough", least=few.to_json(), most=many.to_json())
+
+    def expect(self, estimate: Estimate) -> None:
+        """The estimate that the time left is counted from."""
+        self._begin(estimate.seconds)
+        self._say("estimate", estimate=estimate.to_json())
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell of one unit of work; of very many, a few a second."""
+        name, now = progress.stage, time.monotonic()
+        share = progress.done / max(1, progress.total)
+        if name in self._met:
+            self._worked += (share - self._share.get(name, 0.0)) * self._expected.get(name, 0.0)
+            self._spent += now - self._last
+        elif name in LEFT and share < 1:  # begun by an earlier run: the estimate counts only what that one left
+            self._expected[name] = self._expected.get(name, 0.0) / (1 - share)
+        self._share[name], self._last = share, now
+        if name in self._finished or (share < 1 and name in self._met and now - self._said < EAGER):
+            return
+        self._met.add(name)
+        self._said = now
+        if share >= 1:
+            self._finished.add(name)
+        left = self.seconds_left()
+        fields = {"stage": name, "words": STAGES[name], "done": progress.done, "total": progress.total}
+        self._say("progress", **fields, seconds_left=None if left is None else round(left, 1))
+
+    def seconds_left(self) -> float | None:
+        """The estimate of what is not done, by the pace of this run: not of the units that an earlier one did."""
+        if not self._expected:
+            return None
+        remaining = sum(s * (1 - self._share.get(name, 0.0)) for name, s in self._expected.items())
+        return remaining * (self._spent / self._worked if self._worked > 0 and self._spent > 0 else 1.0)
+
+    def _begin(self, expected: Mapping[str, float]) -> None:
+        self._expected, self._worked, self._spent = dict(expected), 0.0, 0.0
+        self._met.clear()
+        self._last = time.monotonic()
+
+    def _say(self, event: str, **fields: Any) -> None:
+        self._console.print(json.dumps({"event": event, **fields}))
+
+
+def meter_for(kind: str, console: Console) -> Meter:
+    """The display that `--progress` names; raises `ConfigError` for another word."""
+    if kind not in KINDS:
+        raise ConfigError(f"--progress is {kind!r}; it must be one of {', '.join(KINDS)}")
+    return KINDS[kind](console)
+
+
+KINDS: dict[str, type[Meter]] = {"bar": Meter, "json": JsonMeter}

@@ -24,7 +24,7 @@ from .editing import Prepared, edit, edit_keyframes
 from .editor import Editor, Step
 from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
-from .inversion import check_grids, invert
+from .inversion import check_grids, invert_steps
 from .keyframes import Partition
 from .memory import out_of_memory
 from .progress import ProgressCallback
@@ -256,14 +256,24 @@ class AdaFlowPipeline:
             conditioning = self.backbone.conditioning(*texts)
             clean = latents.existing("latents").rows(keys)
             editor = Editor(self.backbone, settings, conditioning)
-            trajectory = invert(
+            trajectory: dict[int, Tensor] = {}
+            for t, noised in invert_steps(
                 self.backbone, clean, conditioning, settings.inversion_steps, sampling_steps=settings.steps
-            )
+            ):
+                trajectory[t] = noised
+                run.report("invert", len(trajectory), max(settings.inversion_steps, settings.steps))
             z = edit_keyframes(
-                editor, trajectory, keys, lambda level: stages.key_features(run, features, torch.tensor(keys), level)
+                editor,
+                trajectory,
+                keys,
+                lambda level: stages.key_features(run, features, torch.tensor(keys), level),
+                lambda step: run.report("edit", step.number + 1, settings.steps),
             )
             h, w = run.geometry.content
-            frames = [self.backbone.decode(z[i : i + 1])[0, :h, :w].cpu().numpy() for i in range(len(keys))]
+            frames = []
+            for i in range(len(keys)):
+                frames.append(self.backbone.decode(z[i : i + 1])[0, :h, :w].cpu().numpy())
+                run.report("decode", i + 1, len(keys))
             originals = [next(iter(run.source.frames(run.geometry.content, start=k))) for k in keys]
             return Preview(keys, originals, frames, len(clips.clips))
 

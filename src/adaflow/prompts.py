@@ -25,17 +25,20 @@ def check_prompt(prompt: str, backbone: Backbone) -> list[str]:
     if cut := backbone.cut_words(prompt):
         notes.append(f"the prompt is longer than the model reads; this end of it is ignored: {cut!r}")
     if backbone.card.embedded:
-        words = re.findall(r"[a-z]+", prompt.lower())
-        vocabulary = world.words() | _FILLER
-        unknown = [w for w in dict.fromkeys(words) if w not in vocabulary]
-        if not [w for w in words if w in vocabulary - _FILLER]:
-            some = ", ".join(sorted(vocabulary - _FILLER)[:40])
+        if not set(re.findall(r"[a-z]+", prompt.lower())) & (world.words() - _FILLER):
+            some = ", ".join(sorted(world.words() - _FILLER)[:40])
             raise InputError(f"the miniature knows no word of this prompt; it knows: {some}")
-        for word in unknown:
-            near = difflib.get_close_matches(word, vocabulary, n=2, cutoff=0.6)
+        for word, near in unknown_words(prompt).items():
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             notes.append(f"the miniature does not know the word {word!r}{hint}")
     return notes
+
+
+def unknown_words(prompt: str) -> dict[str, list[str]]:
+    """The words of a prompt that the embedded model does not know, each with those it knows that are spelt alike."""
+    vocabulary = world.words() | _FILLER
+    words = dict.fromkeys(re.findall(r"[a-z]+", prompt.lower()))
+    return {w: difflib.get_close_matches(w, vocabulary, n=2, cutoff=0.6) for w in words if w not in vocabulary}
 
 
 def branch_prompts(prompt: str, config: ResolvedConfig) -> tuple[str, str, str]:

@@ -6,24 +6,29 @@ import base64
 import contextlib
 import hashlib
 import html
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
+from .canvas import Picture, png
 from .errors import InputError
-from .figures import Picture, png
 
 LARGEST_VIDEO = 24 * 2**20
 """Bytes of a video up to which it is put into the page; a larger one is named instead."""
+TELEPHONE = 640
+"""Width in pixels of a screen up to which a picture's `narrow` form is shown."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of the page: a matplotlib figure, a PIL image, or the bytes of a PNG or SVG file."""
+    """A picture of the page: a matplotlib figure, a PIL image, or the bytes of a PNG, WebP or SVG file."""
 
     picture: Picture | bytes
     caption: str
@@ -31,6 +36,9 @@ class Shown:
     """For readers who do not see it; the caption where empty."""
     dark: Picture | bytes | None = None
     """The same on a dark ground, for readers who want one."""
+    narrow: Picture | bytes | None = None
+    """The same drawn for a telephone; `narrow_dark`: on a dark ground."""
+    narrow_dark: Picture | bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,23 @@ class Film:
 
     video: bytes | Path | str
     caption: str
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Source and edit as one picture with a line between them that the reader moves, frame by frame or playing.
+
+    Attributes:
+        film: An MP4 with the source in its left half and the edit in its right half.
+        middles: The middle of the time for which each frame is shown, in seconds.
+        caption: What stands below.
+        names: Of the two.
+    """
+
+    film: bytes
+    middles: Sequence[float]
+    caption: str
+    names: tuple[str, str] = ("source", "edit")
 
 
 @dataclass(frozen=True)
@@ -71,13 +96,16 @@ class Table:
 class Grid:
     """Items side by side, as many in a row as there is room for."""
 
-    items: Sequence[Shown | Film | Link]
+    items: Sequence[Shown | Film | Compare | Link]
     width: int = 26
     """Of an item at least, in units of the text's size."""
     together: bool = False
     """Whether a button plays all films at once."""
     caption: str = ""
     """What stands above."""
+
+
+Item: TypeAlias = Shown | Film | Compare | Link | Table | Grid
 
 
 @dataclass(frozen=True)
@@ -87,7 +115,7 @@ class Section:
     heading: str
     text: str = ""
     table: Mapping[str, Any] | None = None
-    items: Iterable[Shown | Film | Link | Table | Grid] = ()
+    items: Iterable[Item] = ()
 
 
 def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> Path:
@@ -107,15 +135,22 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> P
     path = Path(path)
     body = "\n".join(_section(section) for section in sections)
     script = policy = ""
-    if "<button" in body:  # text is escaped, so it is a grid's; nothing but this very script may run
-        script = f"<script>{_SCRIPT}</script>\n"
-        policy = f" script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}';"
-    page = _PAGE.format(title=html.escape(title), style=_STYLE, body=body, script=script, policy=policy)
+    if "<button" in body:  # text is escaped, so it is a grid's or a comparison's; nothing but this very script may run
+        code = _part("report.js")
+        script = f"<script>{code}</script>\n"
+        policy = f" script-src 'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}';"
+    page = _PAGE.format(title=html.escape(title), style=_part("report.css"), body=body, script=script, policy=policy)
     try:
         _write(path, page.encode())
     except OSError as error:
         raise InputError(f"the report {path} cannot be written: {error.strerror or error}") from error
     return path
+
+
+@cache
+def _part(name: str) -> str:
+    """A file that lies beside this one."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _section(section: Section) -> str:
@@ -128,16 +163,18 @@ def _section(section: Section) -> str:
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 
 
-def _item(item: Shown | Film | Link | Table | Grid) -> str:
+def _item(item: Item) -> str:
     if isinstance(item, Shown):
         return _shown(item)
     if isinstance(item, Film):
         return _film(item)
+    if isinstance(item, Compare):
+        return _compare(item)
     if isinstance(item, Table):
         return _table(item)
     if isinstance(item, Link):
         return f'<p><a href="{_escape(quote(item.path))}">{_escape(item.caption)}</a></p>'
-    button = '<button type="button" hidden>Play all from the start</button>' if item.together else ""
+    button = '<button type="button" class="together" hidden>Play all from the start</button>' if item.together else ""
     inner = "\n".join(_item(part) for part in item.items)
     caption = f"<p>{_escape(item.caption)}</p>" if item.caption else ""
     return f'<div>{caption}{button}<div class="grid" style="--least: {int(item.width)}rem">\n{inner}\n</div></div>'
@@ -161,10 +198,39 @@ def _cell(cell: Cell) -> str:
 
 def _shown(item: Shown) -> str:
     image = f'<img src="{_image(item.picture)}" alt="{_escape(item.description or item.caption)}">'
-    if item.dark is not None:
-        source = f'<source media="(prefers-color-scheme: dark)" srcset="{_image(item.dark)}">'
-        image = f"<picture>{source}{image}</picture>"
+    telephone, dark = f"(max-width: {TELEPHONE}px)", "(prefers-color-scheme: dark)"
+    others = ((f"{telephone} and {dark}", item.narrow_dark), (telephone, item.narrow), (dark, item.dark))
+    sources = [f'<source media="{media}" srcset="{_image(other)}">' for media, other in others if other is not None]
+    if sources:  # the first that fits is shown
+        image = f"<picture>{''.join(sources)}{image}</picture>"
     return f'<figure><div class="wide">{image}</div><figcaption>{_escape(item.caption)}</figcaption></figure>'
+
+
+def _compare(item: Compare) -> str:
+    caption = f"<figcaption>{_escape(item.caption)}</figcaption>"
+    if len(item.film) > LARGEST_VIDEO:
+        return (
+            f"<figure><p>The video ({len(item.film) / 2**20:.0f} MB) is too large for this page.</p>{caption}</figure>"
+        )
+    left, right = map(_escape, item.names)
+    middles = _escape(json.dumps([round(float(t), 4) for t in item.middles], separators=(",", ":")))
+    last = len(item.middles) - 1
+    buttons = "".join(
+        f'<button type="button"{more}>{text}</button>'
+        for text, more in (("Play", ""), ("◀ Frame", ' aria-label="one frame back"'),
+                           ("Frame ▶", ' aria-label="one frame on"'), ("Side by side", ' aria-pressed="false"'))
+    )  # fmt: skip
+    return f"""<figure class="compare" data-middles="{middles}">
+<div class="stage" hidden><canvas role="img"></canvas><span class="name left">{left}</span>
+<span class="name right">{right}</span></div>
+<video controls muted loop playsinline preload="auto" aria-label="{_escape(item.caption)}"
+ src="{_data("video/mp4", item.film)}"></video>
+<div class="controls" hidden><div class="buttons">{buttons}<output></output></div>
+<span class="said">line</span>
+<input type="range" class="wipe" min="0" max="1000" value="500" aria-label="line between {left} and {right}">
+<span class="said">frame</span>
+<input type="range" class="frame" min="0" max="{last}" value="0" aria-label="frame"></div>
+{caption}</figure>"""
 
 
 def _film(item: Film) -> str:
@@ -192,7 +258,9 @@ def _film(item: Film) -> str:
 
 def _image(picture: Picture | bytes) -> str:
     data = picture if isinstance(picture, bytes) else png(picture)
-    return _data("image/svg+xml" if data.startswith(b"<?xml") else "image/png", data)
+    if data.startswith(b"<?xml"):
+        return _data("image/svg+xml", data)
+    return _data("image/webp" if data[8:12] == b"WEBP" else "image/png", data)
 
 
 def _data(kind: str, data: bytes) -> str:
@@ -238,48 +306,4 @@ _PAGE = """<!DOCTYPE html>
 </main>
 {script}</body>
 </html>
-"""
-
-_SCRIPT = """
-for (const button of document.querySelectorAll('button')) {
-  const films = [...button.parentElement.querySelectorAll('video')];
-  button.hidden = films.length < 2;
-  button.onclick = () => films.forEach(film => { film.currentTime = 0; film.play(); });
-}
-"""
-
-_STYLE = """
-:root { --ground: #fff; --ink: #1c1e21; --quiet: #5a6068; --line: #d9dce0; }
-@media (prefers-color-scheme: dark) { :root { --ground: #16181b; --ink: #e7e9ec; --quiet: #a3abb5; --line: #363b41; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 76rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-p, figcaption, td, th { overflow-wrap: anywhere; }
-p { max-width: 46rem; white-space: pre-line; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .93rem; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { font-weight: 500; color: var(--quiet); min-width: 8rem; }
-td { font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-video { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #000; }
-figcaption { color: var(--quiet); font-size: .9rem; margin-top: .35rem; max-width: 46rem; }
-a { color: inherit; }
-small { display: block; color: var(--quiet); font-size: .8em; font-weight: 400; white-space: nowrap; }
-button { font: inherit; padding: .3rem .8rem; cursor: pointer; }
-caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; position: sticky; left: 0; }
-.columns th, .columns td { overflow-wrap: normal; min-width: 0; padding-right: 1.1rem; }
-.columns thead th { vertical-align: bottom; }
-.columns tbody th { position: sticky; left: 0; background: var(--ground); }
-.columns tbody th { min-width: 6.5rem; max-width: 11rem; overflow-wrap: break-word; }
-.columns tbody th, .columns strong { color: var(--ink); }
-.columns strong { font-weight: 700; }
-.grid { display: grid; gap: 0 1.2rem; --one: min(100%, clamp(var(--least), 17vw, 13rem)); }
-.grid { grid-template-columns: repeat(auto-fill, minmax(var(--one), 1fr)); }
-.grid > * { min-width: 0; margin: .6rem 0; }
-.grid img, .grid video { width: 100%; }
-picture img { background: none; }
 """

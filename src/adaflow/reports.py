@@ -2,102 +2,143 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from .config import KeyframeConfig
-from .figures import contact_sheet, side_by_side, similarity_curves, yt_plot
-from .keyframes import Partition
-from .report import Film, Section, Shown, write_report
+from .breakdown import stage_breakdown
+from .canvas import count, webp
+from .cards import cards
+from .comparison import comparison_film, middles_of
+from .config import ResolvedConfig
+from .diskarray import format_bytes
+from .evidence import Evidence
+from .findings import findings, gathered, small, themed
+from .progress import clock
+from .report import Compare, Grid, Section, Shown, write_report
 from .result import EditResult, Inspection
-from .video import VideoSource, open_source, write_video
+from .sheets import pair
+from .spent import OTHER, StageClock
+from .timelines import yt_plot
+from .video import open_source
 
-SHOWN = 6
+SHOWN = 5
 """Frames shown where a figure cannot show them all."""
 
 
-def inspection_report(path: Path, video: Any, found: Inspection) -> Path:
-    """The page of `adaflow inspect`: the clips, where they begin and why, and the keyframes."""
-    source, size = open_source(video), found.geometry.content
+def inspection_report(
+    path: Path,
+    video: Any,
+    found: Inspection,
+    *,
+    config: ResolvedConfig | None = None,
+    evidence: Evidence | None = None,
+    spent: StageClock | None = None,
+) -> Path:
+    """The page of `adaflow inspect`: the clips, where they begin and why, the keyframes, and what an edit will take.
+
+    Args:
+        path: Where it goes.
+        video: What was inspected.
+        found: What was found.
+        config: Under which settings; their thresholds are drawn.
+        evidence: Heatmaps and kept tokens; what is not there is left out.
+        spent: What has been spent already.
+    """
+    source, size, estimate = open_source(video), found.geometry.content, found.estimate
+    about = {
+        "frames": found.source.frames,
+        "edited at": f"{size[1]}x{size[0]}",
+        "clips": len(found.partition.clips),
+        "an edit will take": f"about {clock(estimate.total_seconds)} more",
+        "memory": f"about {format_bytes(estimate.host_bytes)}",
+        "device memory": f"about {format_bytes(estimate.device_bytes)}" if estimate.device_bytes else "none",
+        "disk": f"about {format_bytes(estimate.disk_bytes)}",
+    }
+    peak = max(estimate.host_bytes, estimate.device_bytes)
     sections = [
-        Section(
-            "The video",
-            table={
-                "frames": found.source.frames,
-                "edited at": f"{size[1]}x{size[0]}",
-                "clips": len(found.partition.clips),
-                "estimated seconds": round(found.estimate.total_seconds),
-            },
+        Section("The video", table=about),
+        *findings(
+            source, size, found.partition, found.scores, found.schedule, config.keyframes if config else None, evidence
         ),
-        _clips(source, size, found.partition, found.scores, None),
+        *_spent(spent, estimate.seconds, peak),
     ]
     return write_report(path, "AdaFlow: what is in the video", sections)
 
 
-def edit_report(path: Path, video: Any, result: EditResult) -> Path:
-    """The page of `adaflow edit`: source and edit side by side, the clips, the keyframes, the settings."""
+def edit_report(
+    path: Path,
+    video: Any,
+    result: EditResult,
+    *,
+    evidence: Evidence | None = None,
+    spent: StageClock | None = None,
+) -> Path:
+    """The page of `adaflow edit`: source and edit with a line between them, clips, keyframes, what it took, settings.
+
+    Args:
+        path: Where it goes.
+        video: What was edited.
+        result: The edit.
+        evidence: Heatmaps and kept tokens; what is not there is left out.
+        spent: What the stages took.
+    """
     source, size = open_source(video), result.frames.shape[1:3]
-    chosen = np.linspace(0, len(result.frames) - 1, SHOWN).round().astype(int).tolist()
-    before = list(_some(source, size, chosen))
-    after = [result.frames[i] for i in chosen]
-    record = result.record
+    record, frames = result.record, result.frames
     found = len(result.scores) > 0  # a compared system has chunks, which are nothing that was found in the video
-    parts = f"{len(result.partition.clips)} {'clips' if found else 'chunks'}"
+    parts = count(len(result.partition.clips), "clip" if found else "chunk")
+    chosen = np.linspace(0, len(frames) - 1, min(SHOWN, len(frames))).round().astype(int).tolist()
+    columns, before = gathered(source, size, chosen)
+    after = np.stack([frame[:, size[1] // 2] for frame in frames])
+    film = comparison_film(source, result, "side", names=None)
+    embedded = any(card.embedded for card in cards().values() if card.name == record["model"]["name"])
+    stills = [
+        Shown(webp(pair(small(before[i]), small(frames[i]))), f"frame {i}", f"frame {i}: source above, edit below")
+        for i in chosen
+    ]
     sections = [
         Section(
-            record["prompt"],
-            text=f"Source above, edit below; {len(result.frames)} frames in {parts}.",
+            "Before and after",
+            text=f"{count(len(frames), 'frame')} in {parts}." + (f" {MINIATURE}" if embedded else ""),
             items=[
-                Film(side_by_side_film(source, result), "source (left) and edit (right)"),
-                Shown(side_by_side(before, after, titles=[f"frame {i}" for i in chosen]), "the same frames of both"),
+                Compare(film, middles_of(result.source), "source at the left of the line, edit at the right"),
+                Grid(stills, width=9, caption="The same frames of both, source above edit."),
+                themed(
+                    lambda theme, width: yt_plot(columns, result.partition, edited=after, theme=theme, width=width),
+                    "The middle column of every frame over time, source above edit. What holds still in the source and "
+                    "flickers in the edit would show as stripes; dashed lines: where clips start.",
+                    photographs=True,
+                ),
             ],
         ),
-        *([_clips(source, size, result.partition, result.scores, result.config.keyframes)] if found else []),
+    ]
+    if found:
+        settings = result.config.keyframes
+        sections += findings(source, size, result.partition, result.scores, result.schedule, settings, evidence, False)
+    sections += _spent(spent)
+    sections += [
         Section("Settings", table=record["settings"]),
         Section("Model and versions", table=record["model"] | record["versions"]),
     ]
     return write_report(path, f"AdaFlow: {record['prompt']}", sections)
 
 
-def side_by_side_film(source: VideoSource, result: EditResult) -> bytes:
-    """An MP4 with the source at the left and the edit at the right, silent."""
-    size = result.frames.shape[1:3]
-    both = (np.concatenate([a, b], axis=1) for a, b in zip(source.frames(size), result.frames, strict=True))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "both.mp4"
-        write_video(out, both, result.source, audio="none", crf=23)
-        return out.read_bytes()
+MINIATURE = "Made by the embedded miniature, which understands only its own rendered world."
 
 
-def _clips(
-    source: VideoSource, size: tuple[int, int], clips: Partition, scores: torch.Tensor, config: KeyframeConfig | None
-) -> Section:
-    columns, sheet, labels = [], [], []
-    most = 60
-    stride = max(1, -(-len(clips.clips) // most))
-    middles = {(c.start + c.stop) // 2: c for c in clips.clips[::stride]}
-    for i, frame in enumerate(source.frames(size)):
-        columns.append(frame[:, size[1] // 2])
-        if i in middles:
-            sheet.append(frame)
-            labels.append(f"{middles[i].start}-{middles[i].stop - 1} ({len(middles[i])})")
-    return Section(
-        "Clips and keyframes",
-        text="A clip ends where frames stop resembling its first one; each clip gives one keyframe at every step.",
-        items=[
-            Shown(yt_plot(np.stack(columns), clips), "the middle column of every frame, with the starts of clips"),
-            Shown(similarity_curves(scores, clips, config), "what decided about each frame"),
-            Shown(contact_sheet(sheet, labels), "the middle frame of each clip, with its frames and their number"),
-        ],
+def _spent(
+    spent: StageClock | None, expected: dict[str, float] | None = None, expected_bytes: int | None = None
+) -> list[Section]:
+    if spent is None or not spent.seconds:
+        return []
+    seconds = {name: took for name, took in spent.seconds.items() if name != OTHER or took > 0.5}
+    peaks = {name: peak for name, peak in spent.peak_bytes.items() if peak and name in seconds}
+    text = "Stages whose results were found in the workspace took no time." if expected is None else ""
+    shown = themed(
+        lambda theme, width: stage_breakdown(
+            seconds, peaks, expected=expected, expected_bytes=expected_bytes, theme=theme, width=width
+        ),
+        "Seconds by stage, and the most memory of the process or of the device meanwhile, page cache apart.",
     )
-
-
-def _some(source: VideoSource, size: tuple[int, int], chosen: list[int]) -> Iterator[np.ndarray]:
-    wanted = set(chosen)
-    found = {i: frame for i, frame in enumerate(source.frames(size)) if i in wanted}
-    return (found[i] for i in chosen)
+    return [Section("Time and memory", text=text, items=[shown])]

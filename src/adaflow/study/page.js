@@ -318,7 +318,7 @@ $('stop').onclick = guarded(() => {
 $('resume').onclick = guarded(() => enter(code));
 $('forget').onclick = guarded(leave);
 document.onkeydown = event => {
-  if (event.key === ' ' && event.target === document.body && !$('set').hidden) {
+  if (event.key === ' ' && !event.target.closest('button, input') && !$('set').hidden) {  // a heading has the focus at first
     event.preventDefault();
     player.toggle();
   }

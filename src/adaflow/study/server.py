@@ -7,9 +7,6 @@ no site's name can be pointed at it). What changes anything must come from the p
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import ipaddress
 import json
 import re
@@ -21,8 +18,8 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
+from ..admission import GUESS, SHORTEST_PASSWORD, is_loopback, knows
 from ..errors import InputError
 from .ranges import Unsatisfiable, part_of
 from .site import Refused, Site
@@ -31,9 +28,6 @@ LONGEST_BODY = 4096
 MOST_CONNECTIONS = 96
 PATIENCE = 20.0
 """Seconds that a silent connection is kept."""
-SHORTEST_PASSWORD = 10
-GUESS = 0.5
-"""Seconds that a wrong password takes."""
 BLOCK = 1 << 16
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; media-src 'self'; "
@@ -171,9 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         if len(hosts) != 1:
             raise Refused(400, "This request names no host.")
         if self.server.password is None:
-            if not _is_loopback(hosts[0]):
+            if not is_loopback(hosts[0]):
                 raise Refused(403, "This address is not answered.")
-        elif not hmac.compare_digest(_password(self.headers.get("Authorization")), self.server.password.encode()):
+        elif not knows(self.headers.get("Authorization"), self.server.password):
             time.sleep(GUESS if self.headers.get("Authorization") else 0)
             raise Refused(401, "Please give the study's password.")
 
@@ -265,23 +259,3 @@ class Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine as this machine does."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _password(header: str | None) -> bytes:
-    """The password in an Authorization header; nothing where there is none."""
-    scheme, _, coded = (header or "").partition(" ")
-    if scheme.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(coded.strip(), validate=True).partition(b":")[2]
-    except (binascii.Error, ValueError):
-        return b""

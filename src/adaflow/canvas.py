@@ -1,0 +1,187 @@
+"""What figures are drawn on: two grounds, colours that everybody tells apart, and the bytes that pictures become.
+
+No pyplot and no global state: a figure belongs to who asked for it, and the same picture gives the same bytes. A frame
+may be a PIL image, an array or a tensor `[H, W, 3]`, uint8 or floating in [0, 1].
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from PIL import Image, ImageFont
+
+Frame: TypeAlias = Any
+"""A picture `[H, W, 3]`: a PIL image, a numpy array or a tensor."""
+Picture: TypeAlias = Figure | Image.Image
+
+DPI = 110
+FONT = 9.0
+WIDE = 10.0
+"""Inches of a figure for a desk; below `NARROW` it is drawn for a telephone."""
+NARROW = 6.0
+MAP = "cividis"
+"""The colours of shares and similarities: even steps of lightness, alike for every kind of colour vision."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours on one ground. The hues are Okabe and Ito's, told apart with every kind of colour vision.
+
+    Attributes:
+        ground: Behind everything; "none" leaves a matplotlib figure's ground transparent.
+        ink, quiet: Of words; `line`: of grids and of what is only there to help.
+        first, second, third, fourth: Of curves and bars, in this order; shape or place always says the same.
+        pale: Beside `first` where two of a kind take turns.
+    """
+
+    ground: str
+    ink: str
+    quiet: str
+    line: str
+    first: str
+    second: str
+    third: str
+    fourth: str
+    pale: str
+
+
+LIGHT = Theme("#ffffff", "#1c1e21", "#5a6068", "#d9dce0", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+DARK = Theme("#16181b", "#e7e9ec", "#a3abb5", "#363b41", "#56B4E9", "#E69F00", "#00b685", "#CC79A7", "#0072B2")
+THEMES = {"light": LIGHT, "dark": DARK}
+
+
+def new_figure(width: float, height: float, theme: Theme = LIGHT) -> Figure:
+    """An empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.ground)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_axes(
+    width: float,
+    height: float,
+    theme: Theme = LIGHT,
+    rows: int = 1,
+    columns: int = 1,
+    heights: Sequence[float] | None = None,
+    sharex: bool = False,
+) -> tuple[Figure, Any]:
+    """A figure with its axes in the theme's colours."""
+    figure = new_figure(width, height, theme)
+    axes = figure.subplots(rows, columns, height_ratios=heights, sharex=sharex)
+    for ax in np.atleast_1d(axes).flat:
+        in_colours(ax, theme)
+    return figure, axes
+
+
+def in_colours(ax: Axes, theme: Theme) -> None:
+    """Give axes the theme's colours."""
+    ax.set_facecolor(theme.ground)
+    ax.tick_params(labelsize=FONT - 1, colors=theme.quiet, labelcolor=theme.ink)
+    for spine in ax.spines.values():
+        spine.set_color(theme.quiet)
+
+
+def bar_in_colours(bar: Colorbar, label: str, theme: Theme) -> None:
+    """Name a bar of colours, in the theme's."""
+    bar.set_label(label, fontsize=FONT, color=theme.ink)
+    bar.ax.tick_params(labelsize=FONT - 1, colors=theme.quiet, labelcolor=theme.ink)
+    bar.outline.set_edgecolor(theme.quiet)
+
+
+def png(picture: Picture) -> bytes:
+    """A figure or an image as a PNG file; the same picture gives the same bytes."""
+    file = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(file, format="png", dpi=DPI, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.08)
+    else:
+        picture.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def webp(picture: Picture, quality: int = 88, dpi: int = 150) -> bytes:
+    """A figure or an image as a WebP file: a tenth of a PNG's bytes where there are photographs."""
+    file = io.BytesIO()
+    if isinstance(picture, Figure):
+        raw, (width, height) = io.BytesIO(), picture.get_size_inches()
+        picture.savefig(raw, format="rgba", dpi=dpi)
+        size = int(width * dpi + 1e-9), int(height * dpi + 1e-9)
+        image = Image.frombytes("RGBA", size, raw.getvalue())
+        clear = to_rgba(picture.get_facecolor())[3] < 1
+    else:
+        image, clear = picture, "A" in picture.getbands()
+    image.convert("RGBA" if clear else "RGB").save(file, format="WEBP", quality=quality, method=4)
+    return file.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as an SVG file, sharp at any size; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "adaflow"}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def as_array(values: Any) -> np.ndarray:
+    """An array or tensor as float64."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def pixels(frame: Frame) -> np.ndarray:
+    """A picture as uint8 `[H, W, 3]`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(frame, Image.Image):
+        frame = frame.convert("RGB")
+    if isinstance(frame, torch.Tensor):
+        frame = frame.detach().cpu()
+        frame = (frame.float() if frame.is_floating_point() else frame).numpy()
+    found = np.asarray(frame)
+    if found.ndim != 3 or found.shape[2] != 3 or not found.size:
+        raise ValueError(f"a picture has shape {found.shape}; wanted [H, W, 3]")
+    if np.issubdtype(found.dtype, np.floating):
+        found = np.rint(np.clip(np.nan_to_num(found), 0, 1) * 255).astype(np.uint8)
+    if found.dtype != np.uint8:
+        raise ValueError(f"a picture is of type {found.dtype}; wanted uint8, or floating in [0, 1]")
+    return found
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of words in pictures, which comes with Pillow."""
+    return ImageFont.load_default(size)
+
+
+def fitted(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text`, cut to a width in pixels."""
+    if face.getlength(text) <= width:
+        return text
+    while text and face.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def scaled(picture: Frame, width: int) -> Image.Image:
+    """A picture of another width, its shape kept: smooth when shrinking; large pixels stay pixels."""
+    image = Image.fromarray(pixels(picture))
+    kind = Image.Resampling.LANCZOS if width <= image.width else Image.Resampling.NEAREST
+    return image.resize((width, max(1, round(image.height * width / image.width))), kind)
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things in words."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
