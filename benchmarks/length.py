@@ -26,7 +26,6 @@ from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.miniature.world import Film, video
 from adaflow.video import write_video
 
-
 STEADY_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
