@@ -26,7 +26,7 @@ check: .venv/installed
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 # Studio and study in a real browser, with pictures of every state in build/pages; needs the system's Chromium.
 studio-test: .venv/installed

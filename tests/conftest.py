@@ -1,9 +1,10 @@
-"""What all tests share: one CPU thread (the tensors are tiny) and no network."""
+"""What all tests share: one CPU thread, in the processes that they start too (the tensors are tiny), and no network."""
 
 from __future__ import annotations
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
