@@ -19,11 +19,11 @@ from typing_extensions import Self
 
 from adaflow.attention import KeyAttention, PropagatedAttention
 from adaflow.backbone import Backbone
-from adaflow.colour import ColorTags, resized
+from adaflow.colour import resized
 from adaflow.editor import Editor, Step
 from adaflow.miniature.world import random_scene, render
 from adaflow.progress import Progress
-from adaflow.video import VideoInfo, VideoSource
+from adaflow.video import VideoInfo, VideoSource, raw_info
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A800": 312e12}
 """Dense fp16 matrix operations a second by the data sheets (SXM cards)."""
@@ -265,25 +265,7 @@ class Generated(VideoSource):
     def __init__(self, frames: int, draw: Callable[[int], np.ndarray], identity: str) -> None:
         self._draw, self._identity = draw, identity
         height, width, _ = draw(0).shape
-        self._info = VideoInfo(
-            path=None,
-            width=width,
-            height=height,
-            frames=frames,
-            duration=frames / 25,
-            time_base=Fraction(1, 25),
-            timestamps=tuple(range(frames)),
-            end=frames,
-            frame_rate=Fraction(25),
-            variable_frame_rate=False,
-            rotation=0,
-            pix_fmt="rgb24",
-            codec="rawvideo",
-            bit_depth=8,
-            color=ColorTags(primaries="bt709", transfer="bt709", matrix="rgb", range="full"),
-            audio=(),
-            sample_aspect_ratio=Fraction(1),
-        )
+        self._info = raw_info(height, width, frames, Fraction(25))
 
     @property
     def info(self) -> VideoInfo:

@@ -17,9 +17,10 @@ from tyro.conf import Positional, arg
 from . import __version__, cli_bench
 from .cli_bench import JSON
 from .cli_parsing import Commands, option, parse
-from .config import EditConfig, Settings
+from .config import EditConfig
 from .console import err
 from .errors import AdaFlowError
+from .settings import Settings
 
 
 def _as_options(cls: type[Settings]) -> type:

@@ -102,6 +102,29 @@ class FileSource(VideoSource):
         return fingerprint(self.path)
 
 
+def raw_info(height: int, width: int, frames: int, fps: Fraction) -> VideoInfo:
+    """What is known of frames that come from no file: R'G'B', at an even pace, without sound."""
+    return VideoInfo(
+        path=None,
+        width=width,
+        height=height,
+        frames=frames,
+        duration=float(frames / fps),
+        time_base=1 / fps,
+        timestamps=tuple(range(frames)),
+        end=frames,
+        frame_rate=fps,
+        variable_frame_rate=False,
+        rotation=0,
+        pix_fmt="rgb24",
+        codec="rawvideo",
+        bit_depth=8,
+        color=ColorTags(primaries="bt709", transfer="bt709", matrix="rgb", range="full"),
+        audio=(),
+        sample_aspect_ratio=Fraction(1),
+    )
+
+
 class ArraySource(VideoSource):
     """Frames in memory, shown at an even pace and without sound.
 
@@ -129,26 +152,7 @@ class ArraySource(VideoSource):
     def info(self) -> VideoInfo:
         """What the frames are."""
         height, width, _ = self._frame(0).shape
-        n = len(self._frames)
-        return VideoInfo(
-            path=None,
-            width=width,
-            height=height,
-            frames=n,
-            duration=float(n / self._fps),
-            time_base=1 / self._fps,
-            timestamps=tuple(range(n)),
-            end=n,
-            frame_rate=self._fps,
-            variable_frame_rate=False,
-            rotation=0,
-            pix_fmt="rgb24",
-            codec="rawvideo",
-            bit_depth=8,
-            color=ColorTags(primaries="bt709", transfer="bt709", matrix="rgb", range="full"),
-            audio=(),
-            sample_aspect_ratio=Fraction(1),
-        )
+        return raw_info(height, width, len(self._frames), self._fps)
 
     def frames(self, size: Size | None = None, start: int = 0) -> Iterator[Picture]:
         """See `VideoSource.frames`."""

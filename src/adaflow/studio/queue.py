@@ -18,12 +18,12 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..database import connected, writing
 from ..errors import InputError
 
 Kind = Literal["inspect", "preview", "edit"]
@@ -33,8 +33,6 @@ ACTIVE = ("waiting", "running", "pausing", "cancelling")
 WORKING = ("running", "pausing", "cancelling")
 """States of a job that has a process."""
 MOST_WAITING = 50
-PATIENCE = 20.0
-"""Seconds that a write waits for others."""
 NAME = re.compile(r"[0-9a-f]{16}")
 
 _TABLES = """
@@ -103,7 +101,7 @@ class Queue:
         self.file = file
         try:
             file.touch(mode=0o600)
-            with self._connected() as base:
+            with connected(self.file) as base:
                 base.execute("PRAGMA journal_mode = WAL")
                 base.executescript(_TABLES)
         except (sqlite3.Error, OSError) as error:
@@ -114,7 +112,7 @@ class Queue:
     def add_video(self, id: str, name: str, about: Mapping[str, Any]) -> Video:
         """Note a video whose files are in place."""
         video = Video(id, name, time.time(), dict(about))
-        with self._connected() as base:
+        with connected(self.file) as base:
             base.execute("INSERT INTO videos VALUES (?, ?, ?, ?)", (id, name, video.added, json.dumps(video.about)))
         return video
 
@@ -130,7 +128,7 @@ class Queue:
 
     def tell_video(self, id: str, **more: Any) -> None:
         """Add to what is known about a video."""
-        with self._writing() as base:
+        with writing(self.file) as base:
             row = base.execute("SELECT about FROM videos WHERE id = ?", (id,)).fetchone()
             if row:
                 base.execute("UPDATE videos SET about = ? WHERE id = ?", (json.dumps(json.loads(row[0]) | more), id))
@@ -144,7 +142,7 @@ class Queue:
         Raises:
             InputError: the video is not here, or one of its jobs is at work.
         """
-        with self._writing() as base:
+        with writing(self.file) as base:
             jobs = base.execute("SELECT id, state FROM jobs WHERE video = ?", (id,)).fetchall()
             if any(state in WORKING for _, state in jobs):
                 raise InputError("this video is being worked on; cancel that first, and delete the video when it ended")
@@ -162,7 +160,7 @@ class Queue:
             InputError: the video was deleted.
         """
         job = Job(secrets.token_hex(8), kind, video, prompt, model, dict(settings), "waiting", time.time())
-        with self._writing() as base:
+        with writing(self.file) as base:
             if kind == "inspect":
                 base.execute("DELETE FROM jobs WHERE kind = ? AND video = ? AND state = 'waiting'", (kind, video))
             if base.execute("SELECT count(*) FROM jobs WHERE state = 'waiting'").fetchone()[0] >= MOST_WAITING:
@@ -200,7 +198,7 @@ class Queue:
 
     def take(self) -> Job | None:
         """The next job, now running; None if none waits."""
-        with self._writing() as base:
+        with writing(self.file) as base:
             row = base.execute(
                 "SELECT id FROM jobs WHERE state = 'waiting' ORDER BY kind = 'edit', added, rowid LIMIT 1"
             ).fetchone()
@@ -213,7 +211,7 @@ class Queue:
         """Change a job's state from one of `sources`; whether it was in one of them."""
         ended = time.time() if to in ("done", "failed", "cancelled", "paused") else None
         marks = ", ".join("?" * len(sources))
-        with self._writing() as base:
+        with writing(self.file) as base:
             done = base.execute(
                 f"UPDATE jobs SET state = ?, ended = ? WHERE id = ? AND state IN ({marks})", (to, ended, id, *sources)
             )
@@ -241,13 +239,13 @@ class Queue:
         """Note `progress`, `result`, `error`, `pid`, `born` or `seconds` of a job."""
         assert fields.keys() <= {"progress", "result", "error", "pid", "born", "seconds"}
         values = [json.dumps(v) if isinstance(v, Mapping) else v for v in fields.values()]
-        with self._connected() as base:
+        with connected(self.file) as base:
             base.execute(f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in fields)} WHERE id = ?", (*values, id))
 
     # -----------------------------------------------------------------------------------------------------------------
 
     def _jobs(self, where: str, *values: Any) -> list[Job]:
-        with self._connected() as base:
+        with connected(self.file) as base:
             rows = base.execute(f"SELECT {_JOB} FROM jobs {where}", values).fetchall()
         made = []
         for row in rows:
@@ -256,25 +254,6 @@ class Queue:
         return made
 
     def _videos(self, where: str, *values: Any) -> list[Video]:
-        with self._connected() as base:
+        with connected(self.file) as base:
             rows = base.execute(f"SELECT id, name, added, about FROM videos {where}", values).fetchall()
         return [Video(id, name, added, json.loads(about)) for id, name, added, about in rows]
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own."""
-        with closing(sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)) as base:
-            base.execute("PRAGMA foreign_keys = ON")
-            yield base
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is on the disk at its end, or never was."""
-        with self._connected() as base:
-            base.execute("BEGIN IMMEDIATE")
-            try:
-                yield base
-            except BaseException:
-                base.execute("ROLLBACK")
-                raise
-            base.execute("COMMIT")

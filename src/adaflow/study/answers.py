@@ -10,20 +10,17 @@ import hashlib
 import re
 import secrets
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..database import connected, writing
 from ..errors import InputError
 
 LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"
 """Of codes: none that is mistaken for another when written by hand."""
 LENGTH, GROUP = 16, 4  # 79 bits
 MOST_PARTICIPANTS = 1000
-PATIENCE = 20.0
-"""Seconds that a write waits for others."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS study (id TEXT PRIMARY KEY);
@@ -79,10 +76,10 @@ class Answers:
         self.file = file
         try:
             file.touch(mode=0o600)  # its owner's alone
-            with self._connected() as base:
+            with connected(self.file) as base:
                 base.execute("PRAGMA journal_mode = WAL")
                 base.executescript(_TABLES)
-            with self._writing() as base:
+            with writing(self.file) as base:
                 if base.execute("SELECT count(*) FROM study").fetchone() == (0,):
                     base.execute("INSERT INTO study VALUES (?)", (study,))
                 found = base.execute("SELECT id FROM study").fetchall()
@@ -98,7 +95,7 @@ class Answers:
             Full: there are too many.
         """
         code = "".join(secrets.choice(LETTERS) for _ in range(LENGTH))
-        with self._writing() as base:
+        with writing(self.file) as base:
             if base.execute("SELECT count(*) FROM participants").fetchone()[0] >= MOST_PARTICIPANTS:
                 raise Full
             base.execute("INSERT INTO participants VALUES (?, ?, NULL)", (_hashed(code), _now()))
@@ -109,7 +106,7 @@ class Answers:
         plain = re.sub(r"[\s-]", "", code).lower()
         if len(plain) != LENGTH:
             return None
-        with self._connected() as base:
+        with connected(self.file) as base:
             row = base.execute("SELECT id, finished FROM participants WHERE id = ?", (_hashed(plain),)).fetchone()
         return None if row is None else Participant(row[0], row[1] is not None)
 
@@ -123,7 +120,7 @@ class Answers:
         Raises:
             Closed: the participant has finished.
         """
-        with self._writing() as base:
+        with writing(self.file) as base:
             self._open(base, answer.participant)
             base.execute(
                 "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT (participant, item, question) "
@@ -137,7 +134,7 @@ class Answers:
         Raises:
             Closed: the participant has finished already.
         """
-        with self._writing() as base:
+        with writing(self.file) as base:
             self._open(base, participant)
             count = base.execute("SELECT count(*) FROM answers WHERE participant = ?", (participant,)).fetchone()[0]
             if count >= needed:
@@ -146,7 +143,7 @@ class Answers:
 
     def participants(self) -> list[Participant]:
         """All of them, in the order in which they began."""
-        with self._connected() as base:
+        with connected(self.file) as base:
             rows = base.execute("SELECT id, finished FROM participants ORDER BY started, rowid").fetchall()
         return [Participant(name, finished is not None) for name, finished in rows]
 
@@ -155,33 +152,13 @@ class Answers:
         return self._answers("")
 
     def _answers(self, where: str, *values: str) -> list[Answer]:
-        with self._connected() as base:
+        with connected(self.file) as base:
             rows = base.execute(f"SELECT participant, item, question, choice FROM answers {where}", values)
             return [Answer(*row) for row in rows]
 
     def _open(self, base: sqlite3.Connection, participant: str) -> None:
         if base.execute("SELECT finished FROM participants WHERE id = ?", (participant,)).fetchone() != (None,):
             raise Closed
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own."""
-        with closing(sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)) as base:
-            base.execute("PRAGMA synchronous = FULL")
-            base.execute("PRAGMA foreign_keys = ON")
-            yield base
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is on the disk at its end, or never was."""
-        with self._connected() as base:
-            base.execute("BEGIN IMMEDIATE")
-            try:
-                yield base
-            except BaseException:
-                base.execute("ROLLBACK")
-                raise
-            base.execute("COMMIT")
 
 
 def _hashed(code: str) -> str:
