@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_files import Sound, make, picture
 
+from adaflow import database
 from adaflow.cli import main
 from adaflow.decode import read_frames
 from adaflow.encode import write_video
@@ -555,7 +556,7 @@ def test_there_are_not_too_many_participants(server: StudyServer, monkeypatch: p
 
 
 def test_a_database_that_cannot_be_written_is_said(server: StudyServer, study: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(answers_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(database, "PATIENCE", 0.05)
     with closing(sqlite3.connect(study / ANSWERS, isolation_level=None)) as base:
         base.execute("BEGIN IMMEDIATE")
         assert "try again" in call(server, "/api/start", {}, status=503)["error"]
