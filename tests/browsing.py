@@ -17,14 +17,14 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 try:
-    from playwright.sync_api import Browser, Download, Locator, Page, expect, sync_playwright
+    from playwright.sync_api import Browser, Download, Locator, Page, Route, expect, sync_playwright
 except ImportError as error:
     pytest.skip(f"needs playwright: pip install 'adaflow[studio-test]' ({error})", allow_module_level=True)
 if CHROMIUM is None:
     pytest.skip("needs Chromium, a package of the system: apt install chromium", allow_module_level=True)
 
 __all__ = ["FAINT", "NAMELESS", "PATIENCE", "chromium", "holds", "page_at", "picture"]
-__all__ += ["Browser", "Download", "Locator", "Page", "expect"]  # of Playwright
+__all__ += ["Browser", "Download", "Locator", "Page", "Route", "expect"]  # of Playwright
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PATIENCE = 120_000
 """Milliseconds."""

@@ -565,7 +565,6 @@ def test_a_stage_that_lost_a_file_is_begun_anew(edit: Adaflow, used: Path, out: 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """Press Ctrl-C once, in the middle of a stage."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background ignores it
     show = Meter.__call__
 
     def pressed(self: Meter, progress: Progress) -> None:

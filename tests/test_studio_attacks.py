@@ -21,6 +21,7 @@ from adaflow.admission import is_loopback, own_origin
 from adaflow.cli import main
 from adaflow.encode import write_video
 from adaflow.studio import controls, library
+from adaflow.studio.command import figures_of, write_settings
 from adaflow.studio.place import Place
 from adaflow.studio.queue import MOST_WAITING, Job
 
@@ -204,6 +205,25 @@ def test_a_film_that_is_a_page_as_well_is_never_served_as_one(here: Served, tmp_
         assert found == 404 and b"alert" not in body
     found, body, headers = here.ask("GET", f"/studio/media/{answer['id']}/strip.jpg")
     assert (found, headers["content-type"], headers["x-content-type-options"]) == (200, "image/jpeg", "nosniff")
+
+
+def test_a_page_of_figures_is_of_no_site_and_asks_for_nothing(here: Served) -> None:
+    """Even a script in it that was not meant would reach nothing of the studio's."""
+    assert edit_asked(here)[0] == 200
+    job = here.jobs()[0]
+    address = f"/studio/media/{job.id}/figures.html"
+    assert here.ask("GET", address)[0] == 404  # not written yet
+    write_settings(job, here.desk.place)
+    figures_of(job, here.desk.place).write_text("<html></html>")
+    status, _, headers = here.ask("GET", address)
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert status == 200 and headers["content-type"].startswith("text/html")
+    assert policy["sandbox"] == "allow-scripts" and policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == "'self'" and headers["x-frame-options"] == "SAMEORIGIN"
+    assert not any(
+        "http" in value or ("'self'" in value and name != "frame-ancestors") for name, value in policy.items()
+    )
+    assert "frame-ancestors 'none'" in here.ask("GET", "/")[2]["content-security-policy"]
 
 
 def test_a_huge_length_is_refused_before_anything_is_read(here: Served) -> None:

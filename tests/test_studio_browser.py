@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from browsing import (
     Download,
     Locator,
     Page,
+    Route,
     chromium,
     expect,
     holds,
@@ -105,6 +107,21 @@ def set_number(page: Page, label: str, value: float) -> None:
     box.blur()
 
 
+def test_a_script_that_comes_late_is_waited_for(studio: Studio, browser: Browser) -> None:
+    """The page's own script may arrive after gradio's have drawn everything: uploads work all the same."""
+
+    def late(route: Route) -> None:
+        time.sleep(3)
+        route.continue_()
+
+    with page_at(browser, studio.url, refused=1) as page:
+        page.route("**/studio/page.js", late)
+        with page.expect_response("**/studio/page.js"):
+            page.reload()
+        page.set_input_files("#studio-file", {"name": "a.mp4", "mimeType": "video/mp4", "buffer": b"no video"})
+        expect(page.locator(".said")).to_contain_text("is not a video that can be read")
+
+
 @pytest.fixture(scope="module")
 def looked(studio: Studio, browser: Browser, film: Path) -> Studio:
     """A studio with a video that was uploaded and looked at."""
@@ -113,7 +130,11 @@ def looked(studio: Studio, browser: Browser, film: Path) -> Studio:
         page.set_input_files("#studio-file", film)
         expect(page.locator(".said")).to_contain_text("Here: <img src=x onerror=alert(1)>")
         expect(page.locator("figure.timeline")).to_be_visible(timeout=PATIENCE)
-        expect(page.locator(".figures")).to_contain_text("Memory")
+        expect(page.locator("dl.figures")).to_contain_text("Memory")
+        page.get_by_text("Figures of the last look").click()
+        figures = page.frame_locator(".pages iframe")
+        expect(figures.get_by_role("heading", name="what is in the video")).to_be_visible()
+        assert figures.get_by_role("img").evaluate_all("all => all.every(one => one.naturalWidth > 50)")
         assert jobs(studio) == [("inspect", "done")]
         picture(page, "looked")
     return studio
@@ -235,8 +256,9 @@ def step_through(page: Page) -> None:
     split.press("Home")
     assert "inset(0px 100%" in page.evaluate("getComputedStyle(document.querySelector('.before')).clipPath")
     split.fill("50")
+    before = page.evaluate("document.querySelector('.compare video').currentTime")
     page.get_by_role("button", name="Play").click()
-    holds(page, "!document.querySelector('.compare video').paused || true")
+    holds(page, "before => document.querySelector('.compare video').currentTime !== before", before)
     page.get_by_label("Place in the video").fill("8")
     assert frame.input_value() == "8"
 
@@ -272,6 +294,54 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(looked: Studio,
             page.keyboard.press("Tab")
         for wanted in ("Choose a video file", "Edit the whole video", "Preview 4 keyframes"):
             assert any(wanted in name for name in reached), (wanted, reached)
+
+
+def test_a_whole_edit_by_the_keyboard_alone(looked: Studio, browser: Browser) -> None:
+    prompt = "a purple boat on the sea"
+    with page_of(browser, looked) as page:
+        tab_to(page, "Choose a video file")
+        with page.expect_file_chooser():
+            page.keyboard.press("Enter")
+        tab_to(page, "Prompt")
+        page.keyboard.type(prompt)
+        tab_to(page, "Settings")
+        page.keyboard.press("Enter")
+        tab_to(page, "number input for Steps")
+        page.keyboard.press("Control+a")
+        page.keyboard.type("2")
+        tab_to(page, "Edit the whole video")
+        assert page.locator(".options").evaluate_all("lists => !lists.some(one => one.checkVisibility())")
+        page.keyboard.press("Enter")
+        expect(page.locator(".job h3")).to_contain_text(prompt)
+        state(page, "done")
+        expect(page.locator(".compare .facts")).to_contain_text(prompt)
+        tab_to(page, "Divide between source and edit")
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        assert "47%" in page.evaluate("getComputedStyle(document.querySelector('.before')).clipPath")
+        tab_to(page, "Frame ▶")
+        page.keyboard.press("Enter")
+        assert page.locator(".compare input.frame").input_value() == "1"
+        tab_to(page, "Download the edited video")
+        with page.expect_download() as waiting:
+            page.keyboard.press("Enter")
+        assert probe(waiting.value.path()).frames == FRAMES
+        tab_to(page, "Figures of this edit")
+        page.keyboard.press("Enter")
+        figures = page.frame_locator(".compare iframe")
+        expect(figures.get_by_role("heading", name=prompt)).to_be_visible()
+        expect(figures.get_by_role("heading", name="Time and memory")).to_be_attached()
+        picture(page, "figures")
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until the focus is on what has this name, as a screen reader says it."""
+    script = "e => e.ariaLabel || e.labels?.[0]?.innerText || e.innerText || ''"
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        if page.locator(":focus").count() and page.locator(":focus").evaluate(script).strip().startswith(name):
+            return
+    raise AssertionError(f"{name} is not reached by the keyboard")
 
 
 def test_a_server_that_was_killed_goes_on_when_it_is_started_again(looked: Studio, browser: Browser) -> None:

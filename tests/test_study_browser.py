@@ -224,3 +224,27 @@ def test_every_control_of_every_page_has_a_name(browser: Browser, server: Served
         page.locator("#stop").click()
         expect(page.locator("#noted")).to_be_visible()
         assert page.evaluate(NAMELESS) == []
+
+
+def test_the_last_of_several_answers_is_the_one_that_is_stored(browser: Browser, server: Served, key: Key) -> None:
+    """Someone changes their mind twice while the network dawdles."""
+    slow_first = """() => {
+      const former = window.fetch;
+      let first = true;
+      window.fetch = async (path, ...rest) => {
+        if (path === '/api/answer' && first) { first = false; await new Promise(go => setTimeout(go, 1500)); }
+        return former(path, ...rest);
+      };
+    }"""
+    with page_at(browser, server.url) as page:
+        page.get_by_role("button", name="Start").click()
+        ready(page, "Set 1 of 2")
+        page.evaluate(slow_first)
+        for method in METHODS:
+            page.locator(f"input[name={QUALITY}]").nth(place(page, key, QUALITY, method)).check()
+        stored(page, place(page, key, QUALITY, METHODS[-1]))
+        page.wait_for_timeout(2000)
+        stored(page, place(page, key, QUALITY, METHODS[-1]))
+        page.reload()
+        ready(page, "Set 1 of 2")
+        assert chosen(page, key) == [METHODS[-1]]

@@ -91,7 +91,6 @@ def make_app(desk: Desk, password: str | None = None) -> App:
         mcp_server=False,
         theme=theme(),
         css=stylesheet(),
-        head='<script src="/studio/page.js"></script>',
     )
     return Guard(app, password, desk.library.most_bytes)
 

@@ -24,9 +24,9 @@ def command_of(job: Job, place: Place) -> list[str]:
     if job.model:
         words += ["--model", job.model]
     if job.kind == "edit":
-        words += ["--json", "--out", str(output_of(job, place))]
+        words += ["--json", "--report", str(figures_of(job, place)), "--out", str(output_of(job, place))]
     elif job.kind == "inspect":
-        words.append("--json")
+        words += ["--json", "--report", str(figures_of(job, place))]
     else:
         words += ["--out", str(output_of(job, place))]
     words += ["--", str(place.video(job.video) / "video")]
@@ -36,6 +36,11 @@ def command_of(job: Job, place: Place) -> list[str]:
 def output_of(job: Job, place: Place) -> Path:
     """Where a preview or an edit goes."""
     return place.job(job.id) / ("preview.png" if job.kind == "preview" else "edited.mp4")
+
+
+def figures_of(job: Job, place: Place) -> Path:
+    """Where the page of figures of a look or an edit goes."""
+    return place.job(job.id) / "figures.html"
 
 
 def write_settings(job: Job, place: Place) -> None:

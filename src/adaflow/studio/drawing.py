@@ -223,8 +223,30 @@ def preview(job: Job | None) -> str:
     )
 
 
-def compare(job: Job | None, video: Video | None) -> str:
-    """Source and edit in one picture, divided by a line that can be moved; frame by frame."""
+def figures(job: str | None, words: str) -> str:
+    """The page of figures that a job wrote, unfolded on demand.
+
+    Args:
+        job: Its id; None where it wrote none.
+        words: What it shows.
+    """
+    if job is None:
+        return NOTHING
+    address = f"/studio/media/{job}/figures.html"
+    return (
+        f'<details class="pages"><summary>{safe(words)}</summary>'
+        f'<p><a href="{address}" target="_blank" rel="noopener">Open them in a tab of their own</a></p>'
+        f'<iframe src="{address}" title="{safe(words)}" loading="lazy" sandbox="allow-scripts"></iframe></details>'
+    )
+
+
+def compare(job: Job | None, video: Video | None, pages: str = "") -> str:
+    """Source and edit in one picture, divided by a line that can be moved; frame by frame.
+
+    Args:
+        job: The edit; `video`: its source.
+        pages: What stands below, as HTML.
+    """
     if job is None or video is None:
         return note("Edits appear here when they are done.")
     about = video.about
@@ -247,7 +269,7 @@ def compare(job: Job | None, video: Video | None) -> str:
 <span class="of">of {n}, counted from 0</span></div>
 <label class="wide">Place in the video
 <input type="range" class="seek" min="0" max="{n - 1}" value="0" aria-label="Place in the video, in frames"></label>
-<p><a class="download" href="{edited}?download" download>Download the edited video (MP4)</a></p></section>"""
+<p><a class="download" href="{edited}?download" download>Download the edited video (MP4)</a></p>{pages}</section>"""
 
 
 def history(jobs: Iterable[Job], videos: Mapping[str, Video], shown: str | None) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,7 +29,7 @@ OPEN = {
         r"/|/config|/theme\.css|/gradio_api/theme\.css|/favicon\.ico|/robots\.txt|/gradio_api/info"
         r"|/gradio_api/queue/data|/gradio_api/startup-events|/gradio_api/heartbeat/[0-9a-z]{1,40}"
         r"|/(?:assets|static)/[\w.@/-]{1,200}"
-        r"|/studio/page\.js|/studio/media/[0-9a-f]{16}/[a-z]{1,20}\.[a-z0-9]{3}"
+        r"|/studio/page\.js|/studio/media/[0-9a-f]{16}/[a-z]{1,20}\.[a-z0-9]{3,4}"
     ),
     "POST": re.compile(
         rf"{UPLOAD}|/gradio_api/queue/join|/gradio_api/run/[\w-]{{1,60}}|/gradio_api/cancel|/gradio_api/reset"
@@ -48,7 +48,22 @@ POLICY = "; ".join(
         "worker-src 'self' blob:",
         "base-uri 'self'",
         "form-action 'none'",
+        "frame-src 'self'",
         "frame-ancestors 'none'",
+    ]
+)
+FIGURES = re.compile(r"/studio/media/[0-9a-f]{16}/figures\.html")
+FIGURES_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'unsafe-inline'",  # the page itself allows one script, by its hash
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "media-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'self'",
+        "sandbox allow-scripts",  # a page of no site: it reaches nothing of the studio's
     ]
 )
 HEADERS = {
@@ -60,6 +75,7 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+FIGURES_HEADERS = {**HEADERS, "content-security-policy": FIGURES_POLICY, "x-frame-options": "SAMEORIGIN"}
 DROPPED = ("access-control-allow-origin", "access-control-allow-credentials", "server")
 """Headers of gradio's that would let other sites read the answers, or say what runs here."""
 ELSEWHERE = re.compile(
@@ -94,7 +110,8 @@ class Guard:
             await _refuse(send, *refusal)
             return
         limit = self.most_bytes + LONGEST_BODY if scope["path"] == UPLOAD else LONGEST_BODY  # the library is exact
-        answer = _Answer(send, page=scope["path"] == "/")
+        own = FIGURES_HEADERS if FIGURES.fullmatch(scope["path"]) else HEADERS
+        answer = _Answer(send, own, page=scope["path"] == "/")
         if answer.page:  # a page that is read here must not come compressed
             scope = {**scope, "headers": [(n, v) for n, v in scope["headers"] if n.lower() != b"accept-encoding"]}
         body = _Counted(receive, limit)
@@ -162,16 +179,16 @@ class _Counted:
 class _Answer:
     """`send` with the guard's headers; a page is held back until it is whole, and freed of what is elsewhere."""
 
-    def __init__(self, send: Send, page: bool) -> None:
-        self.send, self.page, self.begun = send, page, False
+    def __init__(self, send: Send, own: Mapping[str, str], page: bool) -> None:
+        self.send, self.own, self.page, self.begun = send, own, page, False
         self._start: MutableMapping[str, Any] = {}
         self._body = b""
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         """Pass on one message."""
         if message["type"] == "http.response.start":
-            kept = [(n, v) for n, v in message["headers"] if n.decode().lower() not in (*DROPPED, *HEADERS)]
-            own = {**HEADERS, **({"connection": "close"} if message["status"] >= 400 else {})}  # not to read the rest
+            kept = [(n, v) for n, v in message["headers"] if n.decode().lower() not in (*DROPPED, *self.own)]
+            own = {**self.own, **({"connection": "close"} if message["status"] >= 400 else {})}  # not to read the rest
             message = {**message, "headers": [*kept, *((n.encode(), v.encode()) for n, v in own.items())]}
             self.begun = True
             if self.page:

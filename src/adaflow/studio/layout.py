@@ -14,6 +14,7 @@ from .controls import CONTROLS, MAIN, MORE, PRESETS, THRESHOLDS, WORDS, Control,
 from .library import SAMPLES
 
 TICK = 1.0
+SCRIPT = '<script src="/studio/page.js"></script>'
 """Seconds between two looks at what has changed."""
 
 
@@ -63,23 +64,18 @@ class Parts:
             parts |= {control.name: _control(control, usual) for control in THRESHOLDS}
         self.drawn = gr.Textbox(visible=False)  # which clips are on the page: a digest, sent along with them
         self.timeline = _html("")  # below the sliders, which must not move while it grows
+        self.figures = _html("")
         self.settings = [parts[control.name] for control in CONTROLS]
         self.low = [parts[control.name] for control in THRESHOLDS]
         self._jobs()
         _html("<h2>5. Before and after</h2>")
         self.compare = _html("")
         _html("<h2>6. Edits so far</h2>")
-        self.history = gr.HTML(
-            "", elem_classes="studio", js_on_load="window.studioHistory(element, trigger)", elem_id="history"
-        )
+        self.history = _scripted("", "window.studioHistory(element, trigger)", "history")
 
     def _video(self, most_bytes: int) -> None:
         _html("<h2>1. The video</h2>")
-        self.drop = gr.HTML(
-            drawing.drop_zone(most_bytes),
-            elem_classes="studio",
-            js_on_load="window.studioDropZone(element, trigger)",
-        )
+        self.drop = _scripted(drawing.drop_zone(most_bytes), "window.studioDropZone(element, trigger)")
         self.video = gr.Dropdown([], label="Videos here", info="Uploaded before, or a sample.", filterable=False)
         with gr.Row():
             self.sample = gr.Dropdown(
@@ -144,6 +140,11 @@ class Parts:
 
 def _html(value: str, name: str | None = None) -> gr.HTML:
     return gr.HTML(value, elem_id=name, elem_classes="studio")
+
+
+def _scripted(value: str, begin: str, name: str | None = None) -> gr.HTML:
+    """A part that the page's own script works on; gradio waits for a part's `head`, not for the page's."""
+    return gr.HTML(value, elem_id=name, elem_classes="studio", head=SCRIPT, js_on_load=begin)
 
 
 def _control(control: Control, usual: Mapping[str, Any]) -> Any:

@@ -43,7 +43,7 @@ class _Page:
     def _wire(self) -> None:
         on = self.parts
         asked = [on.video, on.prompt, on.model, on.preset, on.kind, *on.settings]
-        shown = [on.about, on.timeline, on.estimate, on.job, on.preview, on.compare, on.history]
+        shown = [on.about, on.timeline, on.figures, on.estimate, on.job, on.preview, on.compare, on.history]
         watched: dict[str, Any] = dict(
             fn=self._watch,
             inputs=[on.session, on.drawn, *asked],

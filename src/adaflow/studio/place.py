@@ -5,7 +5,7 @@
     studio.sqlite   jobs and videos
     lock            one server at a time
     videos/<16 hex>/video  strip.jpg  source.mp4  sketch.safetensors
-    jobs/<16 hex>/edited.mp4  preview.png  config.yaml  said.txt  result.json
+    jobs/<16 hex>/edited.mp4  preview.png  figures.html  config.yaml  said.txt  result.json
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MEDIA = {
     "source.mp4": ("videos", "video/mp4"),
     "edited.mp4": ("jobs", "video/mp4"),
     "preview.png": ("jobs", "image/png"),
+    "figures.html": ("jobs", "text/html; charset=utf-8"),
 }
 """The files that a browser may ask for: in which folder, and of what kind."""
 

@@ -17,10 +17,13 @@ from .controls import chosen
 from .desk import Desk
 from .queue import Job, Video
 
-NAMES = ("about", "timeline", "estimate", "job", "preview", "compare", "history")
+NAMES = ("about", "timeline", "figures", "estimate", "job", "preview", "compare", "history")
 """The views, in the page's order."""
 FREE = ("seed", "negative_prompt", "guidance_scale", "output.quality", "output.audio", "output.size")
 """Settings that an estimate does not depend on."""
+
+LOOK = "Figures of the last look: one column over time, similarities, heatmaps, keyframes"
+EDIT = "Figures of this edit: one column over time, keyframes, tokens kept, time and memory"
 
 Session = dict[str, Any]
 """What a tab shows: digests of its views by their names, its clips, the edit compared, and the job at hand."""
@@ -77,6 +80,7 @@ def news(desk: Desk, session: Session | None, drawn: Any, asked: Asked) -> News:
     found = {
         "about": drawing.about_video(video),
         "timeline": _timeline(desk, session, video, asked),
+        "figures": _figures(desk, desk.last("inspect", video.id, "done") if video else None, LOOK),
         "estimate": _estimated(desk, video, asked),
         "job": drawing.progress(job, desk.queue.video(job.video) if job else None, len(desk.queue.waiting())),
         "preview": drawing.preview(desk.last("preview", video.id, "done") if video else None),
@@ -158,7 +162,12 @@ def _compared(desk: Desk, session: Session, video: Video | None) -> str:
     if asked is None or asked.state != "done" or (video and asked.video != video.id):
         asked = newest
     session["result"] = asked.id if asked else None
-    return drawing.compare(asked, desk.queue.video(asked.video) if asked else None)
+    return drawing.compare(asked, desk.queue.video(asked.video) if asked else None, _figures(desk, asked, EDIT))
+
+
+def _figures(desk: Desk, job: Job | None, words: str) -> str:
+    written = job is not None and desk.place.media(job.id, "figures.html") is not None
+    return drawing.figures(job.id if job and written else None, words)
 
 
 def _history(desk: Desk, session: Session) -> str:

@@ -9,6 +9,7 @@ const SECTIONS = ['welcome', 'set', 'end', 'stopped'];
 let code = null;
 let study = null;
 let at = 0;
+let sent = Promise.resolve();  // answers go one after the other: of two on their way, the older could arrive last
 
 function make(tag, values = {}, ...children) {
   const node = Object.assign(document.createElement(tag), values);
@@ -197,13 +198,21 @@ function question(item, asked) {
   return field;
 }
 
-async function answer(item, asked, clip) {
+function answer(item, asked, clip) {
+  const stored = sent.then(() => store(item, asked, clip));
+  sent = stored.catch(() => {});
+  return stored;
+}
+
+async function store(item, asked, clip) {
   $('status').textContent = 'Storing…';
   try {
     await call('/api/answer', {item: item.id, question: asked.name, choice: clip});
   } catch (error) {
     $('status').textContent = 'The last answer is not stored.';
-    for (const radio of $('questions').elements[asked.name] ?? []) radio.checked = radio.value === item.answers[asked.name];
+    const radios = [...$('questions').elements[asked.name]];
+    const last = item === study.items[at] && radios.every(radio => !radio.checked || radio.value === clip);
+    if (last) for (const radio of radios) radio.checked = radio.value === item.answers[asked.name];
     throw error;
   }
   item.answers[asked.name] = clip;
@@ -256,6 +265,7 @@ function end() {
 // -- coming and going -------------------------------------------------------------------------------------------------
 
 async function enter(given) {
+  await sent;
   code = given;
   try {
     study = await call('/api/state');
@@ -296,6 +306,7 @@ $('previous').onclick = guarded(() => open(at - 1));
 $('next').onclick = guarded(() => { if (at + 1 < study.items.length) open(at + 1); else end(); });
 $('review').onclick = guarded(() => open(0));
 $('finish').onclick = guarded(async () => {
+  await sent;
   await call('/api/finish', {});
   study.finished = true;
   end();
@@ -316,7 +327,10 @@ $('stop').onclick = guarded(() => {
   $('noted').textContent = code;
 });
 $('resume').onclick = guarded(() => enter(code));
-$('forget').onclick = guarded(leave);
+$('forget').onclick = guarded(async () => {
+  await sent;  // with the code that is forgotten now
+  leave();
+});
 document.onkeydown = event => {
   if (event.key === ' ' && !event.target.closest('button, input') && !$('set').hidden) {  // a heading has the focus at first
     event.preventDefault();
