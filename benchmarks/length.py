@@ -2,6 +2,7 @@
 
     python benchmarks/length.py                     # frames 250, 500, 1000 at equal M; M 15, 30, 60 at equal frames
     python benchmarks/length.py --one 1000 60 4     # one case: frames, clips, steps
+    python benchmarks/length.py --one 1000 60 4 --own-heap   # the heap as users have it
 
 The film is rendered, inspected and edited by a process each, so that what one leaves behind in its heap is not measured
 in the next; with one heap for all threads and a fixed size from which memory is given back at once, since what glibc
@@ -103,16 +104,17 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, type=int)
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--own-heap", action="store_true", help="leave the heap's settings as they are")
     arguments = parser.parse_args()
     if arguments.part:
         name, folder = arguments.part
         print(json.dumps(PARTS[name](Path(folder), *arguments.one)))
         return
+    if not arguments.own_heap:
+        os.environ.update(STEADY_HEAP)  # of the processes that measure
     if arguments.one:
-        os.environ.update(STEADY_HEAP)
         print(json.dumps(case(*arguments.one)))
         return
-    os.environ.update(STEADY_HEAP)  # of the processes that measure
     grid = [(250, 20), (500, 20), (1000, 20), (1000, 15), (1000, 30), (1000, 60)]
     cases = []
     for frames, clips in grid:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from models import tiny_pipeline
 from torch import Tensor
 
@@ -11,7 +16,7 @@ from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
 from adaflow.config import FeatureConfig
 from adaflow.errors import InputError
-from adaflow.features import FeatureExtractor
+from adaflow.features import FeatureExtractor, energy, leading_directions, sampled_frames
 
 LATENT = (4, 8, 12)
 
@@ -113,3 +118,43 @@ def test_a_block_the_model_does_not_have_is_refused(backbone: Backbone) -> None:
     for block in (3, -4):
         with pytest.raises(InputError, match="3 decoder blocks"):
             extractor(backbone, block=block)
+
+
+# -- fewer numbers a token --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [1, 5, 24])
+def test_the_leading_directions_are_those_of_a_singular_value_decomposition(dimensions: int) -> None:
+    frames = noise(3, 4, 5, 24) * torch.linspace(3, 0.1, 24)
+    found = leading_directions(energy(frames[:2]) + energy(frames[2]), dimensions).double().numpy()
+    tokens = frames.reshape(-1, 24).double().numpy()
+    units = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    leading = np.linalg.svd(units, full_matrices=False)[2][:dimensions]
+    np.testing.assert_allclose(np.abs(leading @ found), np.eye(dimensions), atol=1e-5)
+    assert (found[np.abs(found).argmax(axis=0), np.arange(dimensions)] > 0).all()
+
+
+def test_features_that_lie_in_few_directions_keep_their_cosines() -> None:
+    tokens = noise(40, 6) @ noise(6, 32, seed=1)
+    short = tokens @ leading_directions(energy(tokens), 6)
+    before, after = (torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1) for x in (tokens, short))
+    assert (before - after).abs().max() < 1e-5
+
+
+def test_as_many_directions_as_numbers_only_turn_the_features() -> None:
+    tokens = noise(50, 16)
+    turned = tokens @ leading_directions(energy(tokens), 16)
+    assert (tokens @ tokens.T - turned @ turned.T).abs().max() < 1e-4
+
+
+def test_what_is_not_finite_has_no_directions() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        energy(torch.full((2, 3), torch.nan))
+
+
+@given(st.integers(1, 5000))
+def test_sampled_frames_are_spread_from_the_first_to_the_last(frames: int) -> None:
+    chosen = sampled_frames(frames)
+    assert chosen[0] == 0 and chosen[-1] == frames - 1 and len(chosen) == min(frames, 64)
+    gaps = [b - a for a, b in itertools.pairwise(chosen)]
+    assert not gaps or max(gaps) - min(gaps) <= 1

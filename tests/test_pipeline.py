@@ -22,8 +22,17 @@ from adaflow import editing as editing_module
 from adaflow import estimate as estimate_module
 from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
-from adaflow.config import InjectionConfig, KeyframeConfig, OutputConfig, RunConfig, SlimmingConfig, resolve
+from adaflow.config import (
+    FeatureConfig,
+    InjectionConfig,
+    KeyframeConfig,
+    OutputConfig,
+    RunConfig,
+    SlimmingConfig,
+    resolve,
+)
 from adaflow.errors import Cancelled, ConfigError, InputError, ResourceError
+from adaflow.features import energy, leading_directions
 from adaflow.inversion import invert
 from adaflow.keyframes import Clip
 from adaflow.progress import STAGES, Progress
@@ -116,6 +125,34 @@ def test_presets(pipe: AdaFlowPipeline, preset: str, tmp_path: Path, usual: np.n
     assert frames.shape == usual.shape and not np.array_equal(frames, usual)
 
 
+def stored_features(workspace: Path, n: int, depth: int) -> Tensor:
+    """[n, tokens, d] of the one analysis in a workspace."""
+    (folder,) = (workspace / "stages").glob("features-*")
+    return torch.from_numpy(np.fromfile(folder / "features.bin", np.float16)).view(n, -1, depth).float()
+
+
+def test_short_features_are_the_whole_ones_projected(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
+    whole = pipe.backbone.feature_channels(-2)
+    short = {"features": FeatureConfig(dimensions=6)}
+    result = pipe(video(), PROMPT, config=settings(**short), workspace=tmp_path / "short")
+    pipe.inspect(video(), config=settings(), workspace=tmp_path / "whole")
+    full = stored_features(tmp_path / "whole", N, whole)
+    directions = leading_directions(sum(energy(frame) for frame in full), 6)
+    assert (stored_features(tmp_path / "short", N, 6) - full @ directions).abs().max() < 0.02 * full.abs().max()
+    assert result.frames.shape == usual.shape
+
+    same = {"features": FeatureConfig(dimensions=10 * whole)}  # more than there are: all
+    result = pipe(video(), PROMPT, config=settings(**same), workspace=tmp_path / "all")
+    assert np.asarray(result.frames).tobytes() == usual.tobytes()
+
+
+@pytest.mark.parametrize("other", [{"ensemble": 2}, {"input_range": "unit"}])
+def test_short_features_are_of_latents(pipe: AdaFlowPipeline, other: dict[str, Any], tmp_path: Path) -> None:
+    config = settings(features=FeatureConfig(dimensions=6, **other))
+    with pytest.raises(ConfigError, match=r"features\.dimensions goes with features of the stored latents alone"):
+        pipe(video(), PROMPT, config=config, workspace=tmp_path / "w")
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_very_short_videos(pipe: AdaFlowPipeline, n: int, tmp_path: Path) -> None:
     result = pipe(video(n), PROMPT, config=settings(run=RunConfig(rows=1)), workspace=tmp_path / "w")
@@ -127,7 +164,7 @@ def test_inspect_and_preview(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
         found = pipe.inspect(video(), config=settings(run=RunConfig(rows=rows)), workspace=tmp_path / "w")
         assert len(found.partition) == 3 and min(found.estimate.seconds.values()) > 0
     pipe(video(), PROMPT, config=settings(), workspace=tmp_path / "w")
-    for kept in (tmp_path / "w").rglob("costs.json"):
+    for kept in (tmp_path / "w").rglob("costs-*.json"):
         kept.write_text('{"row": 1.0, "of another version": 2.0}')
     again = pipe.inspect(video(), config=settings(), workspace=tmp_path / "w").estimate.seconds
     assert again["invert"] == again["match"] == 0 < again["edit"]  # what is in the workspace is not counted again

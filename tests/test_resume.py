@@ -61,9 +61,11 @@ class Server:
         kill: dict[str, Any] | None = None,
         threads: int = 1,
         record: str | None = None,
+        dimensions: int = 0,
     ) -> int:
         """Edit into ``folder/out.mp4``: 0, or the signal that ended it."""
         order = {"video": str(video), "folder": str(folder), "kill": kill, "threads": threads, "record": record}
+        order["dimensions"] = dimensions
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -142,6 +144,16 @@ def test_killed_with_the_record_on_disk(server: Server, video: Path, tmp_path: P
     assert not list(tmp_path.glob("workspace/stages/edit-*/record"))
 
 
+def test_killed_while_short_features_are_taken(server: Server, video: Path, tmp_path: Path) -> None:
+    other = tmp_path / "undisturbed"
+    other.mkdir()
+    assert server.edit(video, other, dimensions=8) == 0
+    for moment in ("features", "last step"):
+        assert server.edit(video, tmp_path, kill=KILLS[moment], dimensions=8) == signal.SIGKILL
+    assert server.edit(video, tmp_path, dimensions=8) == 0
+    assert (tmp_path / "out.mp4").read_bytes() == (other / "out.mp4").read_bytes()
+
+
 def test_a_former_output_stays_until_the_new_one_is_whole(
     server: Server, video: Path, undisturbed: bytes, tmp_path: Path
 ) -> None:
@@ -163,6 +175,7 @@ def die() -> None:
 def edit(pipe: Any, order: dict[str, Any]) -> None:
     """In a child: edit as ordered, and die as ordered."""
     from adaflow import EditConfig, KeyframeConfig, Progress, RunConfig
+    from adaflow.config import FeatureConfig
     from adaflow.editor import Editor
 
     kill: dict[str, Any] = order["kill"] or {}
@@ -205,6 +218,7 @@ def edit(pipe: Any, order: dict[str, Any]) -> None:
         steps=STEPS,
         keyframes=KeyframeConfig(longest_clip=4, mean_threshold=-1.0, window_threshold=-1.0),
         run=RunConfig(rows=4, record=order["record"]),
+        features=FeatureConfig(dimensions=order["dimensions"]),
     )
     result = pipe(
         order["video"], "a red square", config=config, workspace=folder / "workspace", on_progress=on_progress

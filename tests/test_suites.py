@@ -31,7 +31,7 @@ def test_a_suite_is_always_the_same(name: str) -> None:
 def test_suites_have_the_sizes_they_promise() -> None:
     sizes = {name: [(len(c.film), len(c.edits)) for c in suite(name).cases] for name in SUITES}
     assert sizes["ci"] == [(24, 1)] * 2
-    assert sizes["brief"] == [(40, 3)] * 12
+    assert sizes["brief"] == sizes["recheck"] == [(40, 3)] * 12
     assert sizes["report"] == [(96, 3)] * 12 + [(1000, 1)] * 2
     assert sizes["validation"] == sizes["confirm"] == [(96, 3)] * 12
     assert len(sizes["full"]) == 24 and {edits for _, edits in sizes["full"]} == {3}
@@ -42,7 +42,7 @@ def test_suites_have_the_sizes_they_promise() -> None:
 
 
 def test_unknown_suites_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="ci, brief, report, validation, confirm, full"):
+    with pytest.raises(InputError, match="ci, brief, recheck, report, validation, confirm, full"):
         suite("reports")
 
 

@@ -34,7 +34,15 @@ class FeatureConfig(Settings):
     input_range: Literal["signed", "unit"] = setting(
         "signed", "pixel range given to the VAE for features: [-1,1], or [0,1] as the published script does"
     )
+    dimensions: int = setting(
+        0, "numbers kept of a token's feature, along the directions that hold most of it; 0: all", low=0, high=4096
+    )
     noise_seed: int = setting(0, "seed of the fixed noise, the same for every frame; never the edit's seed", low=0)
+
+    @property
+    def of_latents(self) -> bool:
+        """Whether features are those of the latents that are edited, rather than of draws from the pixels."""
+        return self.input_range == "signed" and self.ensemble == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +356,11 @@ def resolve(
         raise ConfigError(
             f"inversion_steps {inversion} is not a multiple of steps {resolved.steps}; "
             f"use {round(inversion / resolved.steps) * resolved.steps}, or fewer than {resolved.steps}"
+        )
+    if resolved.features.dimensions and not resolved.features.of_latents:
+        raise ConfigError(
+            "features.dimensions goes with features of the stored latents alone; "
+            "set features.ensemble 1 and features.input_range signed, or features.dimensions 0"
         )
     if resolved.guidance_start > resolved.guidance_end:
         raise ConfigError(

@@ -70,11 +70,12 @@ class UnitCosts:
 
 
 def unit_costs(run: Run) -> UnitCosts:
-    """The unit costs of this model, size and plan: measured once for a workspace, then remembered."""
-    stored = run.remembered("costs")
+    """The unit costs of this model, size, plan and features: measured once for a workspace, then remembered."""
+    name = f"costs-{run.feature_depth}"
+    stored = run.remembered(name)
     if stored is None or stored.keys() != {f.name for f in fields(UnitCosts)}:  # another version counted otherwise
         stored = asdict(measure(run))
-        run.remember("costs", stored)
+        run.remember(name, stored)
     return UnitCosts(**stored)
 
 
@@ -140,7 +141,7 @@ def disk_bytes(run: Run, clips: int) -> int:
     n, (h, w), config = run.frames, run.latent_size, run.config
     channels = run.backbone.unet.config.in_channels
     latent = channels * h * w
-    depth = run.backbone.feature_channels(config.features.block)
+    depth = run.feature_depth
     height, width = run.geometry.padded
     tokens = sum(_tokens(run, level) for level in _levels(run.backbone))
     per_frame = latent * (4 + 2 * config.steps + 8) + 2 * depth * h * w + 3 * height * width
@@ -165,7 +166,7 @@ def measure(run: Run) -> UnitCosts:
     def seconds_a_row(rows: int) -> float:
         return _timed(lambda: backbone.predict(z[:rows], 500, text.rows(range(rows), "source")), backbone) / rows
 
-    depth = backbone.feature_channels(run.config.features.block)
+    depth = run.feature_depth
     tokens = [
         torch.randn(_tokens(run, level), depth, generator=generator).to(backbone.device) for level in _levels(backbone)
     ]
@@ -257,7 +258,7 @@ def measure_choice(run: Run, clips: int, whole: bool = True) -> float:
     budget = config.budget
     if not 0 < budget < clips:
         return 0.0
-    keys, depth = min(clips, MEASURED_KEYS), backbone.feature_channels(run.config.features.block)
+    keys, depth = min(clips, MEASURED_KEYS), run.feature_depth
     generator = torch.Generator().manual_seed(0)
     features = [
         torch.randn(keys, _tokens(run, level), depth, generator=generator).to(backbone.device)

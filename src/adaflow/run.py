@@ -199,6 +199,12 @@ class Run:
             **{k: v for k, v in {"keys": self.config.run.keys, "memory": self.config.max_memory}.items() if v},
         }
 
+    @property
+    def feature_depth(self) -> int:
+        """Numbers of a token's feature, as the stages after `extract_features` see it."""
+        whole = self.backbone.feature_channels(self.config.features.block)
+        return min(self.config.features.dimensions or whole, whole)
+
     def remembered(self, name: str) -> Any:
         """What `remember` kept beside the plan, or None."""
         return self._plan_stage().read_json(name)
@@ -231,7 +237,7 @@ class Run:
             config,
             device,
             clips=clips,
-            channels=self.backbone.feature_channels(config.features.block),
+            channels=self.feature_depth,
             room=plan.room,
             limit=plan.limit,
             rows=plan.rows,

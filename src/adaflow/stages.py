@@ -17,7 +17,7 @@ from torch import Tensor
 from .correspondence import match, resize
 from .diskarray import DiskArray
 from .errors import InputError
-from .features import FeatureExtractor
+from .features import FeatureExtractor, energy, leading_directions, sampled_frames
 from .inversion import invert_steps
 from .keyframes import Partition, partition_with_scores, pool, schedule
 from .run import Run, batched
@@ -57,23 +57,28 @@ def encode(run: Run) -> Stage:
 
 
 def extract_features(run: Run, latents: Stage) -> Stage:
-    """Diffusion features of every frame: array ``features`` ``[n, h, w, d]`` fp16, not normalised."""
+    """Diffusion features of every frame: array ``features`` ``[n, h, w, d]`` fp16, not normalised.
+
+    With ``features.dimensions`` they are projected on the directions that hold most of them: array ``directions``.
+    """
     config = run.config.features
     stage = run.stage("features", config.set_fields() | run.machine_key(), latents)
     if not stage.complete:
         extractor = FeatureExtractor(run.backbone, config, (run.backbone.unet.config.in_channels, *run.latent_size))
         clean = _array(latents, "latents")
-        h, w, d = extractor(clean.read(0, 1)).shape[1:]
-        features = stage.array("features", (run.frames, h, w, d), torch.float16)
-        from_pixels = config.input_range == "unit" or config.ensemble > 1
+        h, w = extractor(clean.read(0, 1)).shape[1:3]
+        features = stage.array("features", (run.frames, h, w, run.feature_depth), torch.float16)
+        directions = _directions(run, stage, extractor, clean)
 
         def extracted(span: range, latents: Tensor | None = None, first: int = 0) -> None:
             batch = clean.read(span.start, span.stop) if latents is None else latents[:, span.start - first :]
-            features.write(span.start, extractor(batch[..., : len(span), :, :, :]).to(torch.float16).cpu())
+            found = extractor(batch[..., : len(span), :, :, :])
+            found = found if directions is None else found @ directions
+            features.write(span.start, found.to(torch.float16).cpu())
             stage.advance(span.stop)
             run.report("features", span.stop, run.frames)
 
-        if from_pixels:
+        if not config.of_latents:
             for start, drawn in _drawn_latents(run, stage.done):
                 work = partial(extracted, latents=drawn, first=start)
                 run.in_runs(start, start + drawn.shape[1], lambda plan: plan.rows, work)
@@ -82,6 +87,23 @@ def extract_features(run: Run, latents: Stage) -> Stage:
         stage.finish()
     run.report("features", run.frames, run.frames)
     return stage
+
+
+def _directions(run: Run, stage: Stage, extractor: FeatureExtractor, latents: DiskArray) -> Tensor | None:
+    """What features are projected on ``[d, dimensions]``; None where they are kept whole. Found once, then stored."""
+    depth = run.backbone.feature_channels(run.config.features.block)
+    if run.feature_depth == depth:
+        return None
+    stored = stage.array("directions", (depth, run.feature_depth), torch.float32)
+    if not stage.done:
+        chosen, total = sampled_frames(run.frames), torch.zeros(depth, depth, dtype=torch.float64)
+
+        def sampled(span: range) -> None:
+            total.add_(energy(extractor(latents.rows(chosen[span.start : span.stop]))))
+
+        run.in_runs(0, len(chosen), lambda plan: plan.rows, sampled)
+        stored.write(0, leading_directions(total, run.feature_depth))
+    return stored.read().to(run.backbone.device)
 
 
 def _drawn_latents(run: Run, start: int) -> Iterator[tuple[int, Tensor]]:

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | `ci` | 2 x 24 x 1 | does it run |
 | `brief` | 12 x 40 x 3 | comparing many settings on two cores |
+| `recheck` | 12 x 40 x 3 | whether what `brief` shows holds on other videos |
 | `report` | 12 x 96 x 3 and 2 x 1,000 x 1 | the figures in the docs |
 | `validation` | 12 x 96 x 3 | choosing settings, before `report` is looked at |
 | `confirm` | 12 x 96 x 3 | whether what was chosen holds on videos that chose nothing |
@@ -88,6 +89,7 @@ _PLANS: Mapping[str, _Plan] = MappingProxyType(
     {
         "ci": _Plan(0, (("pan", 24, ("foreground",)), ("cuts", 24, ("background",))), 8, {"slimming.budget": 2}),
         "brief": _Plan(5000, tuple((m, 40, _ALL) for m in _SHORT), 20, {"slimming.budget": 2}),
+        "recheck": _Plan(6000, tuple((m, 40, _ALL) for m in _SHORT), 20, {"slimming.budget": 2}),
         "report": _Plan(
             1000,
             (*((m, 96, _ALL) for m in _TWELVE), ("mixed", 1000, ("foreground",)), ("still", 1000, ("style",))),

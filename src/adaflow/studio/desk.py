@@ -147,22 +147,20 @@ class Desk:
         settings: Mapping[str, Any],
         before: Shown | None = None,
     ) -> Shown | None:
-        """The clips at these thresholds, from the features themselves, and what `before` had otherwise."""
+        """The clips at these thresholds, from the features themselves, and what differs from `before`, found at once."""
         analysis = self._analysis(video)
         if analysis is None:
             return before and Shown(**{**vars(before), "exact": True, "said": GONE})
         config = self._config(video, mean, window, model, settings)
         found, scores = divide_exactly(analysis, config)
-        same = before and not before.exact
+        same = before and not before.exact and before.low == _low(config)
         said = f"Exact: {difference(before.found, found)}." if before and same else "Exact, as an edit will have it."
         return self._shown(video, found, scores, config, True, said)
 
     def _shown(
         self, video: Video, found: Partition, scores: torch.Tensor, config: KeyframeConfig, exact: bool, said: str
     ) -> Shown:
-        assert config.mean_threshold is not None and config.window_threshold is not None
-        low = config.mean_threshold, config.window_threshold
-        return Shown(video.id, found, scores.tolist(), low, exact, said)
+        return Shown(video.id, found, scores.tolist(), _low(config), exact, said)
 
     def _config(
         self, video: Video, mean: float, window: float, model: str, settings: Mapping[str, Any]
@@ -191,6 +189,12 @@ class Desk:
 
     def _analysis(self, video: Video) -> Analysis | None:
         return find_analysis(default_root(str(video.about["fingerprint"])))
+
+
+def _low(config: KeyframeConfig) -> tuple[float, float]:
+    """The two thresholds of settings in which nothing is open."""
+    assert config.mean_threshold is not None and config.window_threshold is not None
+    return config.mean_threshold, config.window_threshold
 
 
 GONE = "About: the features are not kept any more; press “Update the estimate” to look again."
