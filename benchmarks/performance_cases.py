@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "budget-4": {"slimming.budget": 4},
     "budget-20": {"slimming.budget": 20},
     "middle": {"keyframes.choice": "middle"},
+    "features-64": {"features.dimensions": 64},
     "distinct": {"slimming.selection": "distinct"},
     "blend-4": {"propagation.blend": 4},
     "injection-0.5": {"injection.features": 0.5, "injection.attention": 0.5},

@@ -23,7 +23,7 @@ from adaflow.borders import BorderMatches, stretches
 from adaflow.config import ResolvedConfig
 from adaflow.correspondence import CHUNK
 from adaflow.editor import Editor, Step
-from adaflow.features import FeatureExtractor
+from adaflow.features import FeatureExtractor, sampled_frames
 from adaflow.keyframes import Partition, schedule
 from adaflow.longv_eval.calls import FlopCounter
 from adaflow.slimming import HEAT_BYTES, ROWS, kept_count
@@ -98,7 +98,10 @@ class Count:
         return {
             "encode": n * self.encode,
             # one frame more, for the features' shape
-            "features": (n + 1) * copies * self.features + drawn_latents * n * copies * self.encode + self.text,
+            "features": (n + 1) * copies * self.features
+            + drawn_latents * n * copies * self.encode
+            + self.text
+            + self.projected,
             "partition": self._compared() * self.pair(self.feature_grid),
             "invert": n * config.inversion_steps * self.row + 3 * self.text,
             "match": self.pairs_matched * self.match,
@@ -113,8 +116,11 @@ class Count:
         parts = dict.fromkeys(EDIT_PARTS, 0)
         parts["edit.text"] = 3 * self.text
         parts["edit.borders"] = self.border_flops()
+        steps, drawn = self.editor.steps, self._drawn
+        for step in steps:  # where the keyframes are those of the step before, so are their tokens
+            if step.number == 0 or not torch.equal(drawn[step.number], drawn[step.number - 1]):
+                parts["edit.choose"] += self.choose(step.whole)
         for step, times in self.kinds.items():
-            parts["edit.choose"] += times * self.choose(step.whole)
             parts["edit.key"] += times * self.key(step, m)
             parts["edit.source"] += times * n * self.source(step)
             parts["edit.propagate"] += times * n * self.propagate(step)
@@ -343,8 +349,18 @@ class Count:
 
     @property
     def depth(self) -> int:
-        """Channels of the features that are matched."""
-        return self.feature_channels or self._feature_shape[3]
+        """Numbers of a feature that is matched."""
+        whole = self._feature_shape[3]
+        return self.feature_channels or min(self.config.features.dimensions or whole, whole)
+
+    @property
+    def projected(self) -> int:
+        """What it takes to find the directions that features are projected on, and to project them."""
+        whole, tokens = self._feature_shape[3], math.prod(self.feature_grid)
+        if self.config.features.dimensions in (0, whole):
+            return 0
+        sampled = len(sampled_frames(self.clips.frames))
+        return sampled * (self.features + 2 * tokens * whole**2) + self.clips.frames * 2 * tokens * whole * self.depth
 
     # -- inside --------------------------------------------------------------------------------------------------
 

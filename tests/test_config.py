@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaflow.cards import cards
-from adaflow.config import PRESETS, EditConfig, KeyframeConfig, ResolvedConfig, SlimmingConfig, resolve
+from adaflow.config import PRESETS, EditConfig, FeatureConfig, KeyframeConfig, ResolvedConfig, SlimmingConfig, resolve
 from adaflow.errors import ConfigError
 
 FIELDS = dict(EditConfig._known())
@@ -226,10 +226,16 @@ def test_a_value_set_to_the_packages_default_still_goes_before_the_card() -> Non
 @given(configs)
 def test_nothing_is_left_open_and_nothing_set_is_lost(config: EditConfig) -> None:
     config = dataclasses.replace(config, steps=25, inversion_steps=50, guidance_start=0.0)
+    config = dataclasses.replace(config, features=dataclasses.replace(config.features, dimensions=0))
     resolved = resolve(config, CARD, dict.fromkeys(["colour", "object", "background", "style"], KINDS["colour"]))
     assert isinstance(resolved, ResolvedConfig)
     assert set(resolved.set_fields()) >= {name for name, f in FIELDS.items() if not f.metadata["null"]}
     assert resolved.set_fields().items() >= config.set_fields().items()
+
+
+def test_short_features_are_of_latents() -> None:
+    with pytest.raises(ConfigError, match=r"set features\.ensemble 1 and features\.input_range signed"):
+        resolve(EditConfig(preset="released", features=FeatureConfig(dimensions=64)))
 
 
 def test_a_kind_that_the_card_does_not_know_is_refused() -> None:

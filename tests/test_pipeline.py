@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import copy
+import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow import editing as editing_module
+from adaflow import editor as editor_module
 from adaflow import estimate as estimate_module
 from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
@@ -383,6 +386,32 @@ def test_each_run_is_given_its_frames_matches_and_source(
                 assert (cosine.gather(1, row[:, None])[:, 0] > cosine.amax(1) - 1e-5).all()
                 assert frame != key or torch.equal(row, torch.arange(len(row)))
     assert sorted(covered) == [(step, frame) for step in range(STEPS) for frame in range(N)]
+
+
+@pytest.mark.parametrize("choice", ["uniform", "middle", "medoid"])
+def test_kept_tokens_are_found_once_for_the_same_keyframes(
+    pipe: AdaFlowPipeline, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Tensor] = []
+
+    def counted(features: Tensor, *given: Any) -> Tensor:
+        found.append(features)
+        return kept_tokens(features, *given)
+
+    monkeypatch.setattr(editor_module, "kept_tokens", counted)
+    config = settings(slimming=SlimmingConfig(budget=2))
+    config = replace(config, keyframes=replace(config.keyframes, choice=choice))
+    once = pipe(video(), PROMPT, config=config, workspace=tmp_path / "once")
+    levels = len({site.level for site in pipe.backbone.attention_sites()})
+    drawn = once.schedule.tolist()
+    times = 1 + sum(a != b for a, b in itertools.pairwise(drawn))
+    assert len(found) == times * levels and (times == 1) == (choice != "uniform")
+
+    kept = editor_module.Editor.kept
+    monkeypatch.setattr(editor_module.Editor, "kept", lambda *given: kept(*given[:4]))  # whatever is known
+    anew = pipe(video(), PROMPT, config=config, workspace=tmp_path / "anew")
+    assert len(found) == (times + STEPS) * levels
+    assert np.asarray(once.frames).tobytes() == np.asarray(anew.frames).tobytes()
 
 
 def test_keyframes_are_slimmed_above_the_budget(pipe: AdaFlowPipeline) -> None:

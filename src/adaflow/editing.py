@@ -58,12 +58,13 @@ def edit(
     device = run.backbone.device
     deep = deep_array(run, stage) if editor.config.reuse > 1 else None
     place = run.edit_plan(len(video.clips.clips)).record
+    lists = KeptLists(run, editor, video)
     with attention_record(place, device, stage.folder) as record:
         for step in editor.steps[stage.done :]:
             before = video.trajectory.sub(0) if step.number == 0 else buffers[(step.number - 1) % 2]
             after = buffers[step.number % 2]
             record.begin()
-            one_step(run, editor, step, video, before, after, record, deep)
+            one_step(run, editor, step, video, before, after, record, lists, deep)
             stage.advance(step.number + 1)
             if on_step:
                 on_step(step)
@@ -87,13 +88,14 @@ def one_step(
     before: DiskArray,
     after: DiskArray,
     record: AttentionRecord,
+    lists: KeptLists,
     deep: DeepFeatures | None = None,
 ) -> None:
     """One timestep for the whole video: the keyframes jointly, then every clip's frames in runs (Section 4)."""
     source, device = video.trajectory.sub(step.number), run.backbone.device
     drawn = video.drawn[step.number]
     keys = drawn.tolist()
-    kept = editor.kept(lambda level: key_features(run, video.features, drawn, level), len(keys), step.whole)
+    kept = lists.of(step, drawn)
     z, inverted = before.rows(keys).float(), source.rows(keys).float()
     while not run.fits_keys(partial(editor.edit_keys, step, z, inverted, keys, kept, record, deep), len(keys)):
         pass
@@ -118,6 +120,29 @@ def one_step(
         for (c, frames), loaded in zip(runs, inputs, strict=True):
             work = partial(denoise, c, frames, loaded)
             run.in_runs(frames.start, frames.stop, lambda plan: run.edit_plan(clips, plan).frames, work)
+
+
+class KeptLists:
+    """The tokens that keyframes keep: found anew at every step, unless its keyframes are those of the step before.
+
+    With `keyframes.choice` middle or medoid they always are, and then the lists are found once.
+    """
+
+    def __init__(self, run: Run, editor: Editor, video: Prepared) -> None:
+        self._run, self._editor, self._video = run, editor, video
+        self._drawn = torch.empty(0)
+        self._known: dict[int, Tensor] = {}
+
+    def of(self, step: Step, drawn: Tensor) -> Mapping[int, Tensor]:
+        """By level, the tokens ``[M, m]`` that each of the keyframes ``drawn`` ``[M]`` attends to at a step."""
+        if not torch.equal(drawn, self._drawn):
+            self._drawn, self._known = drawn, {}
+
+        def features_at(level: int) -> Tensor:
+            return key_features(self._run, self._video.features, drawn, level)
+
+        self._known = self._editor.kept(features_at, len(drawn), step.whole, self._known)
+        return self._known
 
 
 @dataclass(frozen=True)

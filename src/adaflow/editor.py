@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .slimming import kept_tokens
 from .walk import Rows, begin, parts
 
 EDITED: tuple[Branch, Branch] = ("negative", "prompt")
+NONE_KNOWN: Mapping[int, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -293,13 +295,25 @@ class Editor:
         combined = guided(noise, self.config.guidance_scale) if step.guided else noise
         return self.scheduler.step(combined, step.timestep, x, return_dict=False)[0]
 
-    def kept(self, features_at: Callable[[int], Tensor], keys: int, whole: bool = True) -> dict[int, Tensor]:
+    def kept(
+        self,
+        features_at: Callable[[int], Tensor],
+        keys: int,
+        whole: bool = True,
+        known: Mapping[int, Tensor] = NONE_KNOWN,
+    ) -> dict[int, Tensor]:
         """The slimmed tokens of every level, or nothing where none are left out (Section 4.2).
 
-        `whole`: of the whole UNet, or of the finest level alone.
+        Args:
+            features_at: Gives the features ``[M, N, d]`` of the keyframes at a level.
+            keys: M.
+            whole: Of the whole UNet, or of the finest level alone.
+            known: Levels of which they have been found for the same keyframes.
         """
         slimming = self.config.slimming
         if keys <= slimming.budget or not slimming.budget:
             return {}
         levels = sorted({site.level for site in self._attention if whole or self.backbone.in_finest_level(site)})
-        return {level: kept_tokens(features_at(level), slimming.budget, slimming).int() for level in levels}
+        missing = [level for level in levels if level not in known]
+        found = {level: kept_tokens(features_at(level), slimming.budget, slimming).int() for level in missing}
+        return {**known, **found}

@@ -90,7 +90,8 @@ def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
         key, choice = measure_key(run, clips, edited, whole), measure_choice(run, clips, whole)
         cut, frame = measure_propagation(run, clips, costs, edited, whole)
         cuts = sum(step.features for step in of_kind) if whole or in_finest else 0
-        edit += cuts * n * cut + len(of_kind) * (n * frame + clips * key + clips**2 * choice)
+        choices = len(of_kind) if config.keyframes.choice == "uniform" else any(step.number == 0 for step in of_kind)
+        edit += cuts * n * cut + len(of_kind) * (n * frame + clips * key) + choices * clips**2 * choice
     seconds = {
         "invert": n * config.inversion_steps * costs.row,
         "match": n * _distinct(config.steps, n / clips) * costs.match,

@@ -147,7 +147,7 @@ class Desk:
         settings: Mapping[str, Any],
         before: Shown | None = None,
     ) -> Shown | None:
-        """The clips at these thresholds, from the features themselves, and what differs from `before`, found at once."""
+        """The clips at these thresholds, from the features themselves, and what differs from `before`, found live."""
         analysis = self._analysis(video)
         if analysis is None:
             return before and Shown(**{**vars(before), "exact": True, "said": GONE})
