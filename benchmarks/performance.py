@@ -107,7 +107,7 @@ def count_of(case: Case, clips: Partition | None = None, drawn: torch.Tensor | N
     backbone = bare(case.model)
     h, w = (side // backbone.vae_factor for side in case.size)
     clips = clips or equal_clips(case.frames, max(1, case.clips or -(-case.frames // 400)))
-    return Count(backbone, resolved(case, backbone), clips, (h, w), drawn, case.channels, words, met(backbone))
+    return Count(backbone, resolved(case, backbone), clips, (h, w), drawn, words, met(backbone))
 
 
 @lru_cache(maxsize=4)
@@ -324,7 +324,7 @@ def some_steps(steps: list[Step], count: int) -> list[Step]:
 def synthetic(made: Run, case: Case, steps: int, count: Count) -> tuple[Any, Any, Any]:
     """Stages with random latents for some steps, and features that are alike within a clip; and an empty schedule."""
     generator = torch.Generator(device=made.backbone.device).manual_seed(0)
-    depth, grid = case.channels or count.depth, count.feature_grid
+    depth, grid = count.depth, count.feature_grid
     features = made.stage("features", {"synthetic": depth})
     scheduled = made.stage("schedule", {"synthetic": steps, "settings": case.settings}, features)
     trajectory = made.stage("trajectory", {"synthetic": steps})

@@ -115,7 +115,7 @@ class Case:
         settings: A name for `settings`.
         steps: Sampling steps; 0: as the settings have it. Inversion has as many where its settings do not say.
         edit_steps: Of kind "steps": how many are run, one of each kind of step before a second of any.
-        channels: Of kind "steps": of the synthetic features; 0: the model's own.
+        channels: What features are reduced to; 0: the model's own.
         extra: Further `EditConfig` fields, such as ``run.record``.
     """
 
@@ -150,7 +150,8 @@ class Case:
             found["steps"] = self.steps
             if inversion:
                 found["inversion_steps"] = max(1, round(inversion * self.steps / usual))
-        return found | dict(self.extra)
+        narrowed = {"features.dimensions": self.channels} if self.channels else {}
+        return found | narrowed | dict(self.extra)
 
 
 def counted() -> list[Case]:

@@ -66,7 +66,6 @@ class Count:
         clips: The partition.
         latent_size: ``(h, w)`` of the latents.
         drawn: The keyframes ``[T, M]``; None: as the schedule draws them.
-        feature_channels: Of the features that are matched; 0: those of the settings' block.
         words: Tokens of a prompt; 0: as many as the model's tokenizer gives.
         found: Operations by kind of call, as far as met: to be handed from count to count of the same model.
     """
@@ -76,7 +75,6 @@ class Count:
     clips: Partition
     latent_size: tuple[int, int]
     drawn: torch.Tensor | None = None
-    feature_channels: int = 0
     words: int = 0
     found: dict[Any, int] = field(default_factory=dict)
 
@@ -280,10 +278,11 @@ class Count:
         deep = 2 * self.backbone.finest.channels * math.prod(self.latent_size) * width if config.reuse > 1 else 0
         matched = Matches.layout(self.clips, self._drawn, {}).starts[-1]
         tokens = sum(math.prod(grid) for grid in self.grids.values())
-        pixels = math.prod(self.latent_size) * self.backbone.vae_factor**2
+        pixels, whole = math.prod(self.latent_size) * self.backbone.vae_factor**2, self._feature_shape[3]
         return {
             "encode": n * latent * 4,
-            "features": n * math.prod(self.feature_grid) * self.depth * 2,
+            "features": n * math.prod(self.feature_grid) * self.depth * 2
+            + 4 * self.depth * whole * (self.depth < whole),
             "invert": n * config.steps * latent * 2,
             "match": matched * tokens * 2,
             "edit": n * (2 * latent * 4 + deep),
@@ -351,7 +350,7 @@ class Count:
     def depth(self) -> int:
         """Numbers of a feature that is matched."""
         whole = self._feature_shape[3]
-        return self.feature_channels or min(self.config.features.dimensions or whole, whole)
+        return min(self.config.features.dimensions or whole, whole)
 
     @property
     def projected(self) -> int:

@@ -181,7 +181,7 @@ def growth(counted: list[Figures]) -> str:
         choices = [tera(found[s]["flops"]["edit.choose"] / n) if s in found else "" for s in GROWN]
         rows[channels > 0].append([f"{n:,}", f"{m:,}", *sums, *choices])
     narrow = f"""
-With features of 64 dimensions instead of {FULL_DEPTH} (what a projection costs is not in it):
+With features of 64 dimensions instead of {FULL_DEPTH}, the projection included:
 
 {table(head, rows[True])}
 """
