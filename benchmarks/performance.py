@@ -379,7 +379,7 @@ def extrapolated(
     found = {
         "encode": n * units["encode"],
         "features": n * config.features.ensemble * copy,
-        "invert": n * config.inversion_steps * units["row"],
+        "invert": n * count.inversion / count.row * units["row"],
         "match": count.pairs_matched * per_pair,
         "edit": total,
         "decode": n * units["decode"],

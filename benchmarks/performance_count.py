@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from adaflow.backbone import Backbone, Branch, Conditioning
+from adaflow.backbone import Backbone, Branch, Conditioning, Site
 from adaflow.borders import BorderMatches, stretches
 from adaflow.config import ResolvedConfig
 from adaflow.correspondence import CHUNK
-from adaflow.editor import Editor, Step
+from adaflow.editor import DEEP, Editor, Step
 from adaflow.features import FeatureExtractor, sampled_frames
 from adaflow.keyframes import Partition, schedule
 from adaflow.longv_eval.calls import FlopCounter
@@ -101,7 +101,7 @@ class Count:
             + self.text
             + self.projected,
             "partition": self._compared() * self.pair(self.feature_grid),
-            "invert": n * config.inversion_steps * self.row + 3 * self.text,
+            "invert": n * self.inversion + 3 * self.text,
             "match": self.pairs_matched * self.match,
             "edit": sum(parts.values()),
             "decode": n * self.decode,
@@ -161,6 +161,19 @@ class Count:
         """One row of a plain call of the UNet."""
         rows = self.editor.conditioning.rows(range(1), "source")
         return self._once(("row",), lambda: self.backbone.predict(self._z(1), 500, rows))
+
+    @property
+    def inversion(self) -> int:
+        """The inversion of one frame."""
+        config = self.config
+        whole = -(-config.inversion_steps // config.inversion_reuse)
+        return whole * self.row + (config.inversion_steps - whole) * self.finest
+
+    @property
+    def finest(self) -> int:
+        """One row of a plain call of the UNet's finest level."""
+        rows, deep = self.editor.conditioning.rows(range(1), "source"), MetaDeep(self).get(range(1), ("source",))
+        return self._once(("finest",), lambda: self.backbone.predict_finest(self._z(1), 500, deep, rows))
 
     @cached_property
     def features(self) -> int:
@@ -297,11 +310,28 @@ class Count:
     @property
     def record_bytes(self) -> int:
         """Attention outputs of one keyframe, all layers and three branches."""
-        outputs = sum(
+        return 3 * self._outputs(self.backbone.attention_sites()) * self.width
+
+    def _outputs(self, sites: Iterable[Site]) -> int:
+        """Numbers that attention layers give for one keyframe and branch."""
+        return sum(
             math.prod(self.grids[site.level]) * self.backbone.unet.get_submodule(site.name).to_q.in_features
-            for site in self.backbone.attention_sites()
+            for site in sites
         )
-        return 3 * outputs * self.width
+
+    def _left(self, step: Step) -> tuple[int, int]:
+        """Bytes that one keyframe leaves in the record at a step: for each branch, and for each of the edit's alone."""
+        deep = self.backbone.finest.channels * math.prod(self.latent_size)
+        if not step.deep or self._source_rows(step):
+            return self.record_bytes // 3, step.deep * deep * self.width
+        finest = [site for site in self.backbone.attention_sites() if self.backbone.in_finest_level(site)]
+        return self._outputs(finest) * self.width, deep * self.width
+
+    def _source_rows(self, step: Step) -> bool:
+        """Whether a row of the source is run for every frame."""
+        sites = self.backbone.injection_feature_sites(self.config.injection.sites)
+        in_finest = any(map(self.backbone.in_finest_level, sites))
+        return step.features and ((step.whole and not step.deep) or in_finest)
 
     def moved(self, run: int) -> dict[str, int]:
         """Bytes that a whole edit moves between the device and the host, and between the host and the disk.
@@ -314,11 +344,12 @@ class Count:
         """
         runs = sum(-(-len(clip) // run) for clip in self.clips.clips)
         moved = dict.fromkeys(("record_from_device", "record_to_device", "deep_written", "deep_read"), 0)
-        one = self.record_bytes // 3
         deep = self.clips.frames * self.backbone.finest.channels * math.prod(self.latent_size) * self.width
         for step, times in self.kinds.items():
-            moved["record_from_device"] += times * len(step.branches) * len(self.clips) * one
-            moved["record_to_device"] += times * runs * (len(step.edited) + step.features) * one
+            one, more = self._left(step)
+            cut, edited = self._source_rows(step), len(step.edited)
+            moved["record_from_device"] += times * len(self.clips) * (len(step.branches) * one + edited * more)
+            moved["record_to_device"] += times * runs * ((edited + cut) * one + edited * more)
             if self.config.reuse > 1:
                 moved["deep_written" if step.whole else "deep_read"] += times * len(step.edited) * deep
         return moved
@@ -419,8 +450,11 @@ class MetaRecord:
 
     def get(self, layer: str, clip: int, branches: slice) -> torch.Tensor:
         """``[branches, N, C]``."""
-        width = self._count.backbone.unet.get_submodule(layer).to_q.in_features
-        tokens = math.prod(self._count.grids[self._sites[layer].level])
+        if layer == DEEP:
+            width, tokens = self._count.backbone.finest.channels, math.prod(self._count.latent_size)
+        else:
+            width = self._count.backbone.unet.get_submodule(layer).to_q.in_features
+            tokens = math.prod(self._count.grids[self._sites[layer].level])
         dtype = self._count.backbone.dtype
         return torch.empty(self._branches, tokens, width, device=META, dtype=dtype)[branches]
 

@@ -66,6 +66,30 @@ def test_invert_equals_a_loop_over_diffusers_scheduler(kind: str) -> None:
         assert (found[int(t)] - x).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("reuse", [1, 2, 3, 9])
+@pytest.mark.parametrize("steps", [5, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_reused_inversion_equals_whole_calls_fed_by_hand(kind: str, steps: int, reuse: int) -> None:
+    """Whole calls throughout, in which a hook hands the last decoder block what it got in the last call in its turn."""
+    backbone, kept, turn = make(kind), torch.zeros(0), 0
+
+    def feed(_module: object, _args: object, kwargs: dict[str, Tensor]) -> tuple[tuple[()], dict[str, Tensor]]:
+        nonlocal kept, turn
+        kept = kwargs["hidden_states"] if turn % reuse == 0 else kept
+        turn += 1
+        return (), {**kwargs, "hidden_states": kept}
+
+    given = noise(2, *LATENT), texts(backbone), steps
+    found = invert(backbone, *given, sampling_steps=5, reuse=reuse)
+    handle = backbone.unet.up_blocks[-1].register_forward_pre_hook(feed, with_kwargs=True)
+    expected = invert(backbone, *given, sampling_steps=5)
+    handle.remove()
+    assert list(found) == list(expected) and turn == steps
+    assert all((found[t] - expected[t]).abs().max() < 1e-5 for t in found)
+    plain = invert(backbone, *given, sampling_steps=5)
+    assert all(torch.equal(found[t], plain[t]) for t in found) == (reuse == 1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_invert_equals_ddim_written_out(kind: str) -> None:
     backbone = make(kind)

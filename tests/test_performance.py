@@ -53,6 +53,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "keyframes.choice": "medoid",
     },
     "released": {"preset": "released", "inversion_steps": 8, "slimming.budget": 2},
+    "inversion reused": {"inversion_reuse": 3},
+    "coarse inversion reused": {"inversion_steps": 2, "inversion_reuse": 2},
+    "deep features carried, later on": {"propagation.deep_from": 0.5, "propagation.blend": 2},
+    "deep features carried, and reused": {"propagation.deep_from": 0.0, "reuse": 2, "injection.sites": "wide"},
     "short features, one keyframe a clip": {"features.dimensions": 5, "keyframes.choice": "middle"},
     "reused, guidance in an interval, blended, distinct, two directions": {
         "reuse": 2,
@@ -120,9 +124,25 @@ def test_moved_bytes_by_hand(bare: Backbone) -> None:
     one, deep = count.record_bytes // 3, 20 * bare.finest.channels * 16 * 24 * 4
     assert count.moved(2) == {
         "record_from_device": 5 * one * (5 * 3 + 5 * 1),
-        "record_to_device": 10 * one * (5 * (2 + 1) + 5 * 1),  # two runs a clip
+        # two runs a clip; the source's rows are run in whole steps alone, three of the five injected ones
+        "record_to_device": 10 * one * (5 * 2 + 3 * 1 + 5 * 1),
         "deep_written": deep * (2 + 2 + 2 + 1 + 1),
         "deep_read": deep * (2 + 2 + 1 + 1 + 1),
+    }
+
+
+def test_moved_bytes_of_carried_deep_features_by_hand(bare: Backbone) -> None:
+    """Five clips of four frames; four steps with injection, of which the last two carry deep features."""
+    count = made(bare, {"steps": 4, "propagation.deep_from": 0.5, "injection.features": 1.0, "injection.sites": "pnp"})
+    one, deep = count.record_bytes // 3, bare.finest.channels * 16 * 24 * 4
+    finest = [site for site in bare.attention_sites() if bare.in_finest_level(site)]
+    few = sum(bare.unet.get_submodule(site.name).to_q.in_features for site in finest) * 16 * 24 * 4
+    assert few < one
+    assert count.moved(2) == {
+        "record_from_device": 5 * (2 * 3 * one + 2 * (3 * few + 2 * deep)),
+        "record_to_device": 10 * (2 * 3 * one + 2 * (2 * few + 2 * deep)),
+        "deep_written": 0,
+        "deep_read": 0,
     }
 
 

@@ -126,6 +126,8 @@ def test_models_with_parts_that_are_not_known_are_refused() -> None:
     pipe.backbone.unet.register_to_config(class_embed_type="timestep")
     with pytest.raises(ConfigError, match=r"reuse 3 is not known for this model \(class_embed_type\); use reuse 1"):
         pipe.resolve(EditConfig(reuse=3))
+    with pytest.raises(ConfigError, match=r"^inversion_reuse 2 is not known .*; use inversion_reuse 1"):
+        pipe.resolve(EditConfig(inversion_reuse=2))
     assert pipe.resolve(EditConfig()).reuse == 1
 
 
@@ -314,6 +316,28 @@ def test_reuse_changes_the_edit_and_nothing_before_it(pipe: AdaFlowPipeline, tmp
     usual = pipe.inspect(video(), config=settings(), workspace=tmp_path / "w").estimate
     assert found.disk_bytes - usual.disk_bytes == N * 2 * pipe.backbone.finest.channels * 8 * 12 * 4
     assert min(found.seconds["edit"], usual.seconds["edit"]) > 0
+
+
+def test_inversion_reuse_is_a_trajectory_of_its_own(
+    pipe: AdaFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(steps=4, inversion_reuse=3)
+    pipe(video(), PROMPT, config=settings(steps=4), workspace=tmp_path / "w")
+    before = stage_folders(tmp_path / "w")
+    rows: list[int] = []
+    finest = pipe.backbone.predict_finest
+
+    def predict_finest(z: Tensor, *rest: Any) -> Tensor:
+        rows.append(len(z))
+        return finest(z, *rest)
+
+    seconds = pipe.inspect(video(), config=config, workspace=tmp_path / "w").estimate.seconds
+    assert seconds["invert"] > 0 == seconds["match"]
+    monkeypatch.setattr(pipe.backbone, "predict_finest", predict_finest)
+    pipe(video(), PROMPT, config=config, workspace=tmp_path / "w")
+    assert sum(rows) == 2 * N  # of four steps the second and the third
+    new = sorted(name.split("-")[0] for name in stage_folders(tmp_path / "w").keys() - before.keys())
+    assert new == ["decoded", "edit", "trajectory"]
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])

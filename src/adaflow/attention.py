@@ -70,6 +70,7 @@ class KeyPass:
         kept: By level, the tokens ``[M, m]`` of the M*N that each keyframe attends to; a level left out keeps all.
         injected: Layers in which the edit branches take the source's queries and keys.
         record: Where the outputs go; None keeps nothing.
+        recorded: The layers whose outputs go there; None: all.
         first, total: Where these are a part of all keyframes, and see nothing of the others: which.
     """
 
@@ -79,6 +80,7 @@ class KeyPass:
     kept: Mapping[int, Tensor] = field(default_factory=dict)
     injected: frozenset[str] = frozenset()
     record: AttentionRecord | None = None
+    recorded: frozenset[str] | None = None
     first: int = 0
     total: int = 0
 
@@ -95,6 +97,11 @@ class KeyPass:
     def processor(self, site: Site) -> KeyAttention:
         """The attention processor of one layer for this pass."""
         return KeyAttention(site, self)
+
+    def keep(self, layer: str, output: Tensor, first: int = 0, total: int = 0) -> None:
+        """Put a layer's outputs ``[branches, f, N, C]`` into the record, if they belong there."""
+        if self.record is not None and (self.recorded is None or layer in self.recorded):
+            self.record.put(layer, output, first, total)
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,20 @@ class PropagationPass:
         """The attention processor of one layer for this pass."""
         return PropagatedAttention(site, self)
 
+    def carried(self, layer: str, branches: slice, level: int, device: torch.device) -> Tensor:
+        """What the keyframes left in the record, where φ finds it for these frames (Eq. 9): ``[b, frames, N, C]``.
+
+        Args:
+            layer: Of which layer; `branches`: of which b branches in the record; `level`: of whose tokens.
+        """
+        phi = self.matches[level].long()
+        out = self.record.get(layer, self.clip, branches).to(device)[:, phi]
+        for blend in self.blends:
+            other = self.record.get(layer, blend.clip, branches).to(device)
+            weights = blend.weights.to(device, out.dtype)[:, None, None]
+            out[:, blend.rows] = out[:, blend.rows].lerp(other[:, blend.matches[level].long()], weights)
+        return out
+
 
 class KeyAttention:
     """Self-attention of the keyframes: the source's own; the edit's extended (Eq. 3) or slimmed (Eq. 7)."""
@@ -168,8 +189,7 @@ class KeyAttention:
             rows = slice(start, start + this.keys)
             parts.append(extended_attention(q[rows], k[rows], v[rows], kept))
         out = _output(attn, parts)
-        if this.record is not None:
-            this.record.put(self.site.name, out.unflatten(0, (branches, this.keys)), this.first, this.total)
+        this.keep(self.site.name, out.unflatten(0, (branches, this.keys)), this.first, this.total)
         return out
 
 
@@ -255,8 +275,7 @@ class ChunkAttention:
             start = f * (own + branch)
             parts.append(extended_attention(q[start : start + f], *store.of(branch), kept))
         out = _output(attn, parts)
-        if this.record is not None:
-            this.record.put(self.site.name, out.unflatten(0, (branches, f)), first, this.keys)
+        this.keep(self.site.name, out.unflatten(0, (branches, f)), first, this.keys)
         return out
 
 
@@ -279,19 +298,13 @@ class PropagatedAttention:
         this = self.propagation
         first = list(this.recorded).index(this.branches[0])
         branches = slice(first, first + len(this.branches))
-        key = this.record.get(self.site.name, this.clip, branches)
-        phi = this.matches[self.site.level].long()
+        phi = this.matches[self.site.level]
         if hidden_states.shape[:2] != (len(this.branches) * len(phi), phi.shape[1]):
             raise ValueError(
                 f"{hidden_states.shape[0]} rows of {hidden_states.shape[1]} tokens for {len(this.branches)} branches "
                 f"of {len(phi)} frames of {phi.shape[1]} tokens"
             )
-        out = key.to(hidden_states.device)[:, phi]  # (branches, frames, N, C)
-        for blend in this.blends:
-            other = this.record.get(self.site.name, blend.clip, branches).to(out.device)
-            weights = blend.weights.to(out.device, out.dtype)[:, None, None]
-            out[:, blend.rows] = out[:, blend.rows].lerp(other[:, blend.matches[self.site.level].long()], weights)
-        return out.flatten(0, 1)
+        return this.carried(self.site.name, branches, self.site.level, hidden_states.device).flatten(0, 1)
 
 
 def projections(attn: Attention, hidden_states: Tensor, injected_branches: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -88,6 +88,13 @@ class PropagationConfig(Settings):
         low=0,
         high=10000,
     )
+    deep_from: float = setting(
+        1.0,
+        "fraction of the steps from which frames also take over all that the keyframe computes below the UNet's finest "
+        "level, and run that level alone; 1: never",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +252,13 @@ class EditConfig(Settings):
     inversion_steps: int = setting(
         0, "inversion steps: fewer than the sampling steps, or a multiple of them; 0: as many", low=0, high=1000
     )
+    inversion_reuse: int = setting(
+        1,
+        "inversion steps from one run of the whole UNet to the next; those between run its finest level alone; 1: none "
+        "between",
+        low=1,
+        high=1000,
+    )
     reuse: int = setting(
         1,
         "steps from one run of the whole UNet to the next; those between run its finest level alone; 1: none between",
@@ -311,6 +325,11 @@ class EditConfig(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(EditConfig):
     """An `EditConfig` in which nothing is left open: the only one that the stages see. Made by `resolve`."""
+
+    def inversion(self) -> dict[str, int]:
+        """The settings that an inversion depends on, by name."""
+        reuse = {"inversion_reuse": self.inversion_reuse} if self.inversion_reuse > 1 else {}
+        return {"steps": self.steps, "inversion_steps": self.inversion_steps, **reuse}
 
 
 PRESETS: dict[str, dict[str, Any]] = {

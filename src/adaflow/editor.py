@@ -21,6 +21,8 @@ from .slimming import kept_tokens
 from .walk import Rows, begin, parts
 
 EDITED: tuple[Branch, Branch] = ("negative", "prompt")
+DEEP = "deep"
+"""The name under which the record has the keyframes' deep features."""
 NONE_KNOWN: Mapping[int, Tensor] = MappingProxyType({})
 
 
@@ -32,6 +34,7 @@ class Step:
         features, attention: Whether features, and queries and keys, of the source are injected.
         guided: Whether there is guidance.
         whole: Whether the whole UNet is run, or its finest level with the deep features of the last whole step.
+        deep: Whether in a whole step frames take over their keyframe's deep features, and run the finest level alone.
     """
 
     number: int
@@ -40,6 +43,7 @@ class Step:
     attention: bool
     guided: bool = True
     whole: bool = True
+    deep: bool = False
 
     @property
     def edited(self) -> tuple[Branch, ...]:
@@ -61,11 +65,13 @@ def edit_steps(config: ResolvedConfig, timesteps: Sequence[int]) -> list[Step]:
     """
     fractions = (config.injection.features, config.injection.attention, config.guidance_start, config.guidance_end)
     features, attention, start, end = (injected_steps(fraction, config.steps) for fraction in fractions)
+    carried = injected_steps(config.propagation.deep_from, config.steps)
     steps: list[Step] = []
     there: tuple[Branch, ...] = ()
     for s, t in enumerate(timesteps):
         step = Step(s, t, s < features, s < attention, start <= s < end)
-        step = replace(step, whole=s % config.reuse == 0 or not set(step.edited) <= set(there))
+        whole = s % config.reuse == 0 or not set(step.edited) <= set(there)
+        step = replace(step, whole=whole, deep=whole and s >= carried)
         there = step.edited if step.whole else there
         steps.append(step)
     return steps
@@ -88,6 +94,7 @@ class Editor:
         self._features = backbone.injection_feature_sites(config.injection.sites)
         self._queries = frozenset(site.name for site in backbone.injection_attention_sites())
         self._features_in_finest = any(backbone.in_finest_level(site) for site in self._features)
+        self._in_finest = frozenset(site.name for site in self._attention if backbone.in_finest_level(site))
         self.steps = edit_steps(config, self.scheduler.timesteps.tolist())
 
     def edit_keys(
@@ -124,6 +131,7 @@ class Editor:
             kept=kept,
             injected=self._queries if step.attention else frozenset(),
             record=record,
+            recorded=self._in_finest if step.deep and not self._source_rows(step) else None,
         )
         if not 0 < chunks.size < len(keys):
             return self._edit_at_once(step, latents, source, keys, key_pass, deep)
@@ -156,7 +164,7 @@ class Editor:
             stack.enter_context(attention_installed(self.backbone.unet, self._attention, key_pass.processor))
             if step.features:
                 stack.enter_context(injected_within(self.backbone.unet, self._features, len(branches)))
-            noise = self._predict(step, inputs, keys, branches, deep, below)
+            noise = self._predict(step, inputs, keys, branches, deep, below, key_pass)
         return noise[-len(step.edited) * len(keys) :]
 
     @torch.inference_mode()
@@ -172,7 +180,7 @@ class Editor:
         on_shrink: Callable[[KeyChunks], None] | None,
     ) -> Tensor:
         """`edit_keys`, a few keyframes at a time, from one self-attention to the next."""
-        unet, branches, edited = self.backbone.unet, step.branches, step.edited
+        unet, branches = self.backbone.unet, step.branches
         device, dtype = self.backbone.device, self.backbone.dtype
         record = key_pass.record
 
@@ -185,8 +193,7 @@ class Editor:
             return begin(unet, frames, torch.cat(rows).to(device, dtype), step.timestep, text)
 
         def take(rows: Rows) -> None:
-            if deep is not None:
-                deep.put(numbers(rows.frames), edited, rows.x[-len(edited) * len(rows.frames) :])
+            self._keep_deep(step, numbers(rows.frames), rows.x, deep, key_pass, rows.frames.start, len(keys))
 
         below: list[Tensor] = []  # of each chunk [branches, f, C, h, w]; made first: what is injected is not for it
         for part in [] if step.whole else chunks.spans(len(keys)):
@@ -236,18 +243,43 @@ class Editor:
         branches: Sequence[Branch],
         deep: DeepFeatures | None,
         below: Tensor | None,
+        key_pass: KeyPass | None = None,
     ) -> Tensor:
         """One call of the whole UNet, which leaves its deep features, or of its finest level with those `below`."""
         text = self.conditioning.rows(frames, *branches)
         if below is not None:
             return self.backbone.predict_finest(inputs, step.timestep, below, text)
-        if deep is None:
+        if deep is None and not (step.deep and key_pass):
             return self.backbone.predict(inputs, step.timestep, text)
         taken: list[Tensor] = []
         with deep_features(self.backbone.unet, taken.append):
             noise = self.backbone.predict(inputs, step.timestep, text)
-        deep.put(frames, step.edited, taken[0][-len(step.edited) * len(frames) :])
+        first, total = (key_pass.first, key_pass.total) if key_pass else (0, 0)
+        self._keep_deep(step, frames, taken[0], deep, key_pass, first, total)
         return noise
+
+    def _keep_deep(
+        self,
+        step: Step,
+        frames: Sequence[int],
+        taken: Tensor,
+        deep: DeepFeatures | None,
+        key_pass: KeyPass | None,
+        first: int,
+        total: int,
+    ) -> None:
+        """Keep the edit's deep features of some frames: for later steps, and of keyframes for the frames of this one.
+
+        Args:
+            taken: Those of all branches in a call, the edit's last.
+            key_pass: Where they are keyframes'; these are `first` and following of `total`, or all.
+        """
+        edited = taken[-len(step.edited) * len(frames) :]
+        if deep is not None:
+            deep.put(frames, step.edited, edited)
+        if step.deep and key_pass and key_pass.record is not None:
+            tokens = edited.flatten(2).transpose(1, 2).contiguous()
+            key_pass.record.put(DEEP, tokens.unflatten(0, (-1, len(frames))), first, total)
 
     def propagate(
         self,
@@ -273,7 +305,7 @@ class Editor:
             deep: Where a whole step leaves its deep features, and another takes them from.
         """
         unet, features = self.backbone.unet, {}
-        if step.features and (step.whole or self._features_in_finest):
+        if self._source_rows(step):
             cut = PropagationPass(record, step.branches, ("source",), clip, matches, blends)
             with (
                 attention_installed(unet, self._attention, cut.processor),
@@ -283,11 +315,25 @@ class Editor:
         edited = step.edited
         propagation = PropagationPass(record, step.branches, edited, clip, matches, blends)
         below = None if step.whole or deep is None else deep.get(frames, edited)
+        if step.deep:
+            below = self._carried_deep(propagation, latents.shape[-2:])
+            if deep is not None:
+                deep.put(frames, edited, below)
         with (
             attention_installed(unet, self._attention, propagation.processor),
             injected_from(unet, features, len(edited)),
         ):
             return self._predict(step, torch.cat([latents] * len(edited)), frames, edited, deep, below)
+
+    def _source_rows(self, step: Step) -> bool:
+        """Whether each frame's own source row is run, for what is injected where its edit rows are run."""
+        return step.features and ((step.whole and not step.deep) or self._features_in_finest)
+
+    def _carried_deep(self, propagation: PropagationPass, size: Sequence[int]) -> Tensor:
+        """The keyframe's deep features where φ finds them for each of the frames: ``[b f, C, h, w]``."""
+        level = min(propagation.matches)
+        tokens = propagation.carried(DEEP, slice(0, len(propagation.branches)), level, self.backbone.device)
+        return tokens.flatten(0, 1).transpose(1, 2).unflatten(-1, tuple(size))
 
     def denoise(self, step: Step, noise: Tensor, latents: Tensor) -> Tensor:
         """The latents of the next timestep, from the edit branches' predictions ``[2f, …]``: guidance, then DDIM."""

@@ -64,6 +64,7 @@ class UnitCosts:
     """Seconds of one unit of each kind of work, measured on this machine for this model, size and plan."""
 
     row: float  # one row of a plain UNet call
+    finest: float  # one row of its finest level; asked for where inversion reuses deep features
     match: float  # one frame matched with one keyframe
     encode: float
     decode: float
@@ -71,7 +72,7 @@ class UnitCosts:
 
 def unit_costs(run: Run) -> UnitCosts:
     """The unit costs of this model, size, plan and features: measured once for a workspace, then remembered."""
-    name = f"costs-{run.feature_depth}"
+    name = f"costs-{run.feature_depth}" + ("-reuse" if run.config.inversion_reuse > 1 else "")
     stored = run.remembered(name)
     if stored is None or stored.keys() != {f.name for f in fields(UnitCosts)}:  # another version counted otherwise
         stored = asdict(measure(run))
@@ -85,15 +86,17 @@ def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
     steps = edit_steps(config, run.backbone.scheduler(config.steps).timesteps.tolist())
     injected = run.backbone.injection_feature_sites(config.injection.sites)
     edit, in_finest = 0.0, any(map(run.backbone.in_finest_level, injected))
-    for whole, edited in sorted({(step.whole, step.edited) for step in steps}):
-        of_kind = [step for step in steps if (step.whole, step.edited) == (whole, edited)]
+    for whole, deep, edited in sorted({(step.whole, step.deep, step.edited) for step in steps}):
+        of_kind = [step for step in steps if (step.whole, step.deep, step.edited) == (whole, deep, edited)]
         key, choice = measure_key(run, clips, edited, whole), measure_choice(run, clips, whole)
-        cut, frame = measure_propagation(run, clips, costs, edited, whole)
-        cuts = sum(step.features for step in of_kind) if whole or in_finest else 0
+        through = whole and not deep  # the whole UNet, for every frame
+        cut, frame = measure_propagation(run, clips, costs, edited, through)
+        cuts = sum(step.features for step in of_kind) if through or in_finest else 0
         choices = len(of_kind) if config.keyframes.choice == "uniform" else any(step.number == 0 for step in of_kind)
         edit += cuts * n * cut + len(of_kind) * (n * frame + clips * key) + choices * clips**2 * choice
+    full = -(-config.inversion_steps // config.inversion_reuse)  # inversion steps that run the whole UNet
     seconds = {
-        "invert": n * config.inversion_steps * costs.row,
+        "invert": n * (full * costs.row + (config.inversion_steps - full) * costs.finest),
         "match": n * _distinct(config.steps, n / clips) * costs.match,
         "edit": edit + _blended(run, clips) * _distinct(config.steps, n / clips) * costs.match,
         "decode": n * costs.decode,
@@ -175,8 +178,11 @@ def measure(run: Run) -> UnitCosts:
     latents = _noise(run, plan.images)
     first = seconds_a_row(1)
     rows = _affordable(first, plan.rows)
+    conditioning = text.rows(range(rows), "source")
+    reused = run.config.inversion_reuse > 1
     return UnitCosts(
         row=seconds_a_row(rows) if rows > 1 else first,
+        finest=_timed(lambda: _predict(run, z[:rows], conditioning, False), backbone) / rows if reused else 0.0,
         match=_timed(lambda: [match(f, f.flip(0)) for f in tokens], backbone),
         encode=_timed(lambda: backbone.encode(image), backbone) / plan.images,
         decode=_timed(lambda: backbone.decode(latents), backbone) / plan.images,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .backbone import Backbone, Branch, Conditioning
 from .errors import ConfigError
+from .reuse import reused
 
 
 def check_grids(backbone: Backbone, steps: int, inversion_steps: int) -> None:
@@ -40,6 +41,7 @@ def invert_steps(
     steps: int,
     *,
     sampling_steps: int = 0,
+    reuse: int = 1,
     branch: Branch = "source",
 ) -> Iterator[tuple[int, Tensor]]:
     """The inversion of `latents`, step by step: yields each timestep, rising, and its noised latents.
@@ -49,16 +51,17 @@ def invert_steps(
         conditioning: Its `branch` row is what the noise is predicted with.
         steps: Steps of the grid; the first timestep is 1, the last about 1000 - 1000 / steps + 1.
         sampling_steps: Where these are more, their timesteps are what is yielded, by `coarse_steps`.
+        reuse: Predictions from one of the whole UNet to the next (`reuse.reused`).
     """
     if steps < sampling_steps:
-        yield from coarse_steps(backbone, latents, conditioning, steps, sampling_steps, branch=branch)
+        yield from coarse_steps(backbone, latents, conditioning, steps, sampling_steps, reuse=reuse, branch=branch)
         return
+    predict = reused(backbone, reuse)
     scheduler = backbone.inverse_scheduler(steps)
     rows = conditioning.rows(range(latents.shape[0]), branch)
     x = latents.to(backbone.device, torch.float32)
     for t in scheduler.timesteps.tolist():
-        noise = backbone.predict(x, t, rows)
-        x = scheduler.step(noise, t, x, return_dict=False)[0]
+        x = scheduler.step(predict(x, t, rows), t, x, return_dict=False)[0]
         yield t, x
 
 
@@ -69,6 +72,7 @@ def coarse_steps(
     steps: int,
     sampling_steps: int,
     *,
+    reuse: int = 1,
     branch: Branch = "source",
 ) -> Iterator[tuple[int, Tensor]]:
     """The inversion in fewer steps than sampling has: yields every sampling timestep, rising, and its noised latents.
@@ -77,13 +81,13 @@ def coarse_steps(
     deterministic DDIM path x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) epsilon with its estimates of x_0 and epsilon (Song et
     al., Eq. 12 with sigma 0), to its own timestep and to those passed on the way.
     """
-    scheduler = backbone.scheduler(sampling_steps)
+    predict, scheduler = reused(backbone, reuse), backbone.scheduler(sampling_steps)
     timesteps = scheduler.timesteps.tolist()[::-1]
     rows = conditioning.rows(range(latents.shape[0]), branch)
     x, level = latents.to(backbone.device, torch.float32), float(scheduler.final_alpha_cumprod)
     passed = 0
     for last in coarse_grid(sampling_steps, steps):
-        prediction = backbone.predict(x, timesteps[last], rows)
+        prediction = predict(x, timesteps[last], rows)
         clean, noise = clean_and_noise(prediction, x, level, scheduler.config.prediction_type)
         for t in timesteps[passed : last + 1]:
             level = float(scheduler.alphas_cumprod[t])
@@ -118,10 +122,14 @@ def invert(
     steps: int,
     *,
     sampling_steps: int = 0,
+    reuse: int = 1,
     branch: Branch = "source",
 ) -> dict[int, Tensor]:
     """The whole trajectory of `invert_steps`: noised latents ``[b, c, h, w]`` by timestep, rising."""
-    return dict(invert_steps(backbone, latents, conditioning, steps, sampling_steps=sampling_steps, branch=branch))
+    found = invert_steps(
+        backbone, latents, conditioning, steps, sampling_steps=sampling_steps, reuse=reuse, branch=branch
+    )
+    return dict(found)
 
 
 def sample(

@@ -258,7 +258,12 @@ class AdaFlowPipeline:
             editor = Editor(self.backbone, settings, conditioning)
             trajectory: dict[int, Tensor] = {}
             for t, noised in invert_steps(
-                self.backbone, clean, conditioning, settings.inversion_steps, sampling_steps=settings.steps
+                self.backbone,
+                clean,
+                conditioning,
+                settings.inversion_steps,
+                sampling_steps=settings.steps,
+                reuse=settings.inversion_reuse,
             ):
                 trajectory[t] = noised
                 run.report("invert", len(trajectory), max(settings.inversion_steps, settings.steps))

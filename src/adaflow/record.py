@@ -64,6 +64,7 @@ class StreamedRecord:
         self.device = device
         self._stream = torch.cuda.Stream(device)
         self._outputs: dict[str, Tensor] = {}
+        self._of_step: set[str] = set()  # layers put since the step began
         self._locked: list[Tensor] = []
         self._near: dict[int, tuple[dict[str, Tensor], torch.cuda.Event]] = {}
 
@@ -71,9 +72,11 @@ class StreamedRecord:
         """A new step: what is held may be overwritten, once it is no longer being read."""
         torch.cuda.synchronize(self.device)
         self._near.clear()
+        self._of_step.clear()
 
     def put(self, layer: str, output: Tensor, first: int = 0, total: int = 0) -> None:
         """See `AttentionRecord`."""
+        self._of_step.add(layer)
         shape = (output.shape[0], total or output.shape[1], *output.shape[2:])
         kept = self._outputs.get(layer)
         if kept is None or kept.shape != shape:
@@ -106,7 +109,8 @@ class StreamedRecord:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # until the outputs have arrived
             with torch.cuda.stream(self._stream):
                 found = {}
-                for layer, kept in self._outputs.items():
+                for layer in sorted(self._of_step):
+                    kept = self._outputs[layer]
                     found[layer] = torch.empty(kept[:, clip].shape, dtype=kept.dtype, device=self.device)
                     for branch in range(len(kept)):
                         found[layer][branch].copy_(kept[branch, clip], non_blocking=True)

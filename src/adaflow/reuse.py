@@ -7,7 +7,8 @@ what was kept. Kept are the edit's branches; the source is never approximated, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -23,9 +24,38 @@ from .finest import odd_parts
 
 def check_reuse(backbone: Backbone, config: ResolvedConfig) -> None:
     """Raises `ConfigError` where deep features shall be reused in a UNet that has what SD 1.x and 2.x have not."""
-    odd = odd_parts(backbone.unet) if config.reuse > 1 else []
-    if odd:
-        raise ConfigError(f"reuse {config.reuse} is not known for this model ({', '.join(odd)}); use reuse 1")
+    deep_from = config.propagation.deep_from
+    odd = odd_parts(backbone.unet)
+    for name, every in (("reuse", config.reuse), ("inversion_reuse", config.inversion_reuse)):
+        if odd and every > 1:
+            raise ConfigError(f"{name} {every} is not known for this model ({', '.join(odd)}); use {name} 1")
+    if not any(map(backbone.in_finest_level, backbone.attention_sites())):
+        odd.append("no self-attention in the finest level")
+    if odd and deep_from < 1:
+        raise ConfigError(
+            f"propagation.deep_from {deep_from} is not known for this model ({', '.join(odd)}); "
+            "use propagation.deep_from 1"
+        )
+
+
+def reused(backbone: Backbone, every: int) -> Callable[[Tensor, int, Mapping[str, Tensor]], Tensor]:
+    """`Backbone.predict` for the same rows step after step, of which one call in `every` runs the whole UNet.
+
+    Those between run its finest level with the deep features of the last whole call.
+    """
+    if every == 1:
+        return backbone.predict
+    taken: list[Tensor] = []
+    calls = itertools.count()
+
+    def predict(latents: Tensor, timestep: int, conditioning: Mapping[str, Tensor]) -> Tensor:
+        if next(calls) % every:
+            return backbone.predict_finest(latents, timestep, taken[0], conditioning)
+        taken.clear()
+        with deep_features(backbone.unet, taken.append):
+            return backbone.predict(latents, timestep, conditioning)
+
+    return predict
 
 
 @contextmanager

@@ -141,7 +141,7 @@ def partition(run: Run, features: Stage) -> tuple[Partition, Tensor, Stage]:
 
 def trajectory_stage(run: Run, latents: Stage, source_prompt: str) -> Stage:
     """Where `invert` leaves the trajectory, done or not."""
-    key = {"prompt": source_prompt, "steps": run.config.steps, "inversion_steps": run.config.inversion_steps}
+    key = {"prompt": source_prompt, **run.config.inversion()}
     return run.stage("trajectory", key | run.machine_key(), latents)
 
 
@@ -164,6 +164,7 @@ def invert(run: Run, latents: Stage, source_prompt: str) -> Stage:
                 conditioning,
                 config.inversion_steps,
                 sampling_steps=config.steps,
+                reuse=config.inversion_reuse,
             )
             for i, (t, z) in enumerate(steps):
                 if t in place:

@@ -129,7 +129,12 @@ class Keyed(Peer):
             for span in spans(stage.done, len(numbers), self.bench.rows):
                 z = clean.rows(numbers[span.start : span.stop])
                 for t, noised in invert_steps(
-                    run.backbone, z, text, config.inversion_steps, sampling_steps=config.steps
+                    run.backbone,
+                    z,
+                    text,
+                    config.inversion_steps,
+                    sampling_steps=config.steps,
+                    reuse=config.inversion_reuse,
                 ):
                     if t in place:
                         trajectory.sub(place[t]).write(span.start, noised.to(torch.float16).cpu())

@@ -100,8 +100,7 @@ class Job:
 
     def inversion_key(self) -> dict[str, Any]:
         """What an inversion depends on, besides the latents and the machine."""
-        config = self.run.config
-        return {"prompt": self.texts[0], "steps": config.steps, "inversion_steps": config.inversion_steps}
+        return {"prompt": self.texts[0], **self.run.config.inversion()}
 
     def edit_key(self) -> dict[str, Any]:
         """What an edit depends on, besides the trajectory."""

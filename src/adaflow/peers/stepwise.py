@@ -90,7 +90,14 @@ class Stepwise(Peer):
                         continue
                     with self.inverting(part):
                         z, text = clean.read(part.start, part.stop), self.bench.conditioning
-                        steps = invert_steps(run.backbone, z, text, config.inversion_steps, sampling_steps=config.steps)
+                        steps = invert_steps(
+                            run.backbone,
+                            z,
+                            text,
+                            config.inversion_steps,
+                            sampling_steps=config.steps,
+                            reuse=config.inversion_reuse,
+                        )
                         for i, (t, noised) in enumerate(steps):
                             if t in place:
                                 trajectory.sub(place[t]).write(part.start, noised.to(torch.float16).cpu())
