@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_pipeline
-from test_pipeline import PROMPT, N, final_latents, settings, video
-from test_reuse import HALF, keyframes_by_hand, make, noise
+from test_pipeline import PROMPT, N, settings, video
+from test_reuse import HALF, check_still, make, noise
 from torch import Tensor
 
 from adaflow import AdaFlowPipeline, EditConfig, InjectionConfig, SlimmingConfig
@@ -22,7 +22,6 @@ from adaflow.backbone import Backbone
 from adaflow.config import PropagationConfig, RunConfig, resolve
 from adaflow.editor import DEEP, EDITED, Editor, edit_steps
 from adaflow.errors import Cancelled, ConfigError
-from adaflow.inversion import invert
 from adaflow.keypass import KeyChunks
 from adaflow.progress import Progress
 from adaflow.record import DiskRecord
@@ -122,22 +121,8 @@ def test_only_what_is_read_is_recorded() -> None:
 @pytest.mark.parametrize("sites", ["pnp", "wide"])
 def test_in_a_still_video_every_frame_is_its_keyframe(pipe: AdaFlowPipeline, sites: Any, tmp_path: Path) -> None:
     """Then carrying changes nothing: all frames are what the keyframes are by whole passes."""
-    still = np.repeat(video(1), 4, axis=0)
-    config = settings(
-        steps=5,
-        guidance_scale=3.0,
-        negative_prompt="bad",
-        source_prompt="a photo",
-        injection=InjectionConfig(features=0.5, attention=0.75, sites=sites),
-        propagation=CARRIED,
-    )
-    pipe(still, PROMPT, config=config, workspace=tmp_path / "w")
-    found = final_latents(tmp_path / "w", 4, 5)
-    text = pipe.backbone.conditioning("a photo", "bad", PROMPT)
-    image = torch.from_numpy(still[:1])
-    trajectory = {t: z.half().float() for t, z in invert(pipe.backbone, pipe.backbone.encode(image), text, 5).items()}
-    expected = keyframes_by_hand(pipe.backbone, resolve(config), text, trajectory)
-    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    injection = InjectionConfig(features=0.5, attention=0.75, sites=sites)
+    check_still(pipe, tmp_path / "w", injection=injection, propagation=CARRIED)
 
 
 @pytest.mark.parametrize("sites", ["pnp", "wide"])

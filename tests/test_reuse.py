@@ -231,18 +231,16 @@ def test_in_a_still_video_every_frame_is_its_keyframe(
     pipe: AdaFlowPipeline, reuse: int, sites: Any, tmp_path: Path
 ) -> None:
     """Also where the frame that is the keyframe changes from step to step: all of them have the same deep features."""
+    check_still(pipe, tmp_path / "w", reuse=reuse, injection=InjectionConfig(features=0.5, attention=0.75, sites=sites))
+
+
+def check_still(pipe: AdaFlowPipeline, workspace: Path, **given: Any) -> None:
+    """Edit a still video; what comes of every frame is what comes of one that is a keyframe at every step."""
     still = np.repeat(video(1), 4, axis=0)
-    config = settings(
-        steps=5,
-        reuse=reuse,
-        guidance_scale=3.0,
-        negative_prompt="bad",
-        source_prompt="a photo",
-        injection=InjectionConfig(features=0.5, attention=0.75, sites=sites),
-    )
-    result = pipe(still, PROMPT, config=config, workspace=tmp_path / "w")
+    config = settings(steps=5, guidance_scale=3.0, negative_prompt="bad", source_prompt="a photo", **given)
+    result = pipe(still, PROMPT, config=config, workspace=workspace)
     assert len(result.partition) == 1 and len(set(result.schedule[:, 0].tolist())) > 1
-    found = final_latents(tmp_path / "w", 4, 5)
+    found = final_latents(workspace, 4, 5)
     text = pipe.backbone.conditioning("a photo", "bad", PROMPT)
     image = torch.from_numpy(still[:1])
     trajectory = {t: z.half().float() for t, z in invert(pipe.backbone, pipe.backbone.encode(image), text, 5).items()}
