@@ -25,6 +25,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "guidance-to-0.5": {"guidance_end": 0.5},
     "guidance-0.2-to-0.8": {"guidance_start": 0.2, "guidance_end": 0.8},
     "no-guidance": {"guidance_end": 0.0},
+    "deep-from-0.5": {"propagation.deep_from": 0.5},
+    "deep-from-0.2": {"propagation.deep_from": 0.2},
+    "deep-from-0": {"propagation.deep_from": 0.0},
+    "inversion-reuse-2": {"inversion_reuse": 2},
+    "inversion-reuse-3": {"inversion_reuse": 3},
+    "inversion-reuse-5": {"inversion_reuse": 5},
     "budget-7": {"slimming.budget": 7},
     "budget-4": {"slimming.budget": 4},
     "budget-20": {"slimming.budget": 20},
@@ -39,6 +45,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """One option each, counted against `exact`."""
 
 TOGETHER: dict[str, dict[str, Any]] = {
+    "fast+reuse-3": {"preset": "fast", "reuse": 3},
+    "fast+budget-7": {"preset": "fast", "slimming.budget": 7},
+    "fast+guidance-to-0.8": {"preset": "fast", "guidance_end": 0.8},
+    "fast+steps-25": {"preset": "fast", "steps": 25},
     "reuse-3+inversion-10": {"reuse": 3, "inversion_steps": 10},
     "reuse-5+inversion-10": {"reuse": 5, "inversion_steps": 10},
     "reuse-5+inversion-10+budget-7": {"reuse": 5, "inversion_steps": 10, "slimming.budget": 7},
@@ -76,19 +86,6 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }
 """Several options at once."""
 
-PROPOSED: dict[str, dict[str, Any]] = {
-    "exact": {},
-    "fast": {
-        "reuse": 5,
-        "inversion_steps": 10,
-        "guidance_start": 0.2,
-        "guidance_end": 0.8,
-        "slimming.budget": 7,
-    },
-    "draft": {"steps": 10, "inversion_steps": 5, "slimming.budget": 4, "guidance_end": 0.8},
-}
-"""The speed presets as proposed here, where `config.PRESETS` has none of that name yet."""
-
 
 def settings(name: str) -> dict[str, Any]:
     """The `EditConfig` fields that a name of this benchmark stands for.
@@ -96,9 +93,9 @@ def settings(name: str) -> dict[str, Any]:
     Raises:
         KeyError: there is no such name.
     """
-    if name in PRESETS:
-        return {} if name == "default" else {"preset": name}
-    return (PROPOSED | OPTIONS | TOGETHER)[name]
+    if name == "exact":  # the default, of which nothing is approximated
+        return {}
+    return {"preset": name} if name in PRESETS else (OPTIONS | TOGETHER)[name]
 
 
 @dataclass(frozen=True, kw_only=True)

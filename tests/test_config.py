@@ -276,19 +276,22 @@ def differences(preset: str) -> dict[str, Any]:
 
 
 def test_presets_are_what_the_notes_say() -> None:
-    """shared/specs/adaflow-notes.md, section 2, by row."""
+    """The table of docs/method.md, and what the benchmark measured."""
     assert differences("default") == {}
-    assert differences("paper") == {"slimming.own_tokens": False}  # 22: not said
+    assert differences("paper") == {"slimming.own_tokens": False}
     assert differences("released") == {
-        "keyframes.rule": "released",  # 1-3, 6, 7, 9
-        "features.input_range": "unit",  # 12
-        "features.ensemble": 8,  # 15
-        "inversion_steps": 100,  # 17
-        "slimming.budget": 20,  # 19
-        "slimming.count": "released",  # 21
-        "slimming.own_tokens": False,  # 22
-        "negative_prompt": "ugly, blurry, low res, unrealistic, unaesthetic",  # 34
+        "keyframes.rule": "released",
+        "features.input_range": "unit",
+        "features.ensemble": 8,
+        "inversion_steps": 100,
+        "slimming.budget": 20,
+        "slimming.count": "released",
+        "slimming.own_tokens": False,
+        "negative_prompt": "ugly, blurry, low res, unrealistic, unaesthetic",
     }
+    fast = {"propagation.deep_from": 0.2, "propagation.blend": 4, "inversion_reuse": 3}
+    assert differences("fast") == fast
+    assert differences("draft") == {**fast, "steps": 20, "inversion_steps": 20, "reuse": 2}
 
 
 def test_the_paper_numbers_are_the_package_defaults() -> None:

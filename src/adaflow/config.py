@@ -19,7 +19,7 @@ from .errors import ConfigError
 from .settings import Settings, setting
 
 Kind = Literal["colour", "object", "background", "style"]
-Preset = Literal["default", "paper", "released"]
+Preset = Literal["default", "fast", "draft", "paper", "released"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +240,9 @@ class EditConfig(Settings):
         optional=True,
     )
     preset: Preset = setting(
-        "default", "a set of settings: the repaired method, the paper's text, or the published script"
+        "default",
+        "a set of settings: the repaired method; the same with fewer operations, or with far fewer; the paper's text; "
+        "the published script",
     )
     kind: Kind = setting(None, "what the edit changes; chooses the model's settings for it", optional=True)
     seed: int = setting(0, "seed of every random draw of the edit", low=0, high=2**63 - 1)
@@ -332,8 +334,11 @@ class ResolvedConfig(EditConfig):
         return {"steps": self.steps, "inversion_steps": self.inversion_steps, **reuse}
 
 
+FAST: dict[str, Any] = {"propagation.deep_from": 0.2, "propagation.blend": 4, "inversion_reuse": 3}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "fast": FAST,
+    "draft": {**FAST, "steps": 20, "reuse": 2},
     "paper": {"slimming.own_tokens": False},
     "released": {
         "inversion_steps": 100,

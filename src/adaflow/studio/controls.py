@@ -134,6 +134,8 @@ KINDS = (
 )
 PRESETS = (
     ("recommended", "default"),
+    ("fast: about half the work", "fast"),
+    ("draft: to try things out", "draft"),
     ("the paper's text", "paper"),
     ("the paper's published script", "released"),
 )
