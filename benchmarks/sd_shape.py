@@ -1,6 +1,7 @@
 """The real thing's shape: Stable Diffusion 2.1's UNet and VAE with random weights at 384x672, on the device at hand.
 
     python benchmarks/sd_shape.py                                   # 8 frames, 4 clips, budget 2, 4+4 steps
+    python benchmarks/sd_shape.py --presets default fast            # one after the other
     python benchmarks/sd_shape.py --frames 1000 --clips 60 --steps 50 --budget 14     # for a GPU
 
 Random weights edit nothing sensible; seconds, bytes and shapes are the real ones.
@@ -22,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.backbone import best_device, best_dtype
 from adaflow.cards import ModelCard, embedded_folder
+from adaflow.config import PRESETS
 
 
 def stable_diffusion_21(device: torch.device, dtype: torch.dtype) -> StableDiffusionPipeline:
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--budget", type=int, default=2)
+    parser.add_argument("--presets", nargs="+", choices=list(PRESETS), default=["default"])
     arguments = parser.parse_args()
     device = best_device()
     pipe = AdaFlowPipeline.from_pipe(
@@ -90,8 +93,16 @@ def main() -> None:
     )
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (arguments.frames, 384, 672, 3), dtype=np.uint8)
+    for preset in arguments.presets:
+        measure(pipe, pixels, preset, arguments)
+
+
+def measure(pipe: AdaFlowPipeline, pixels: np.ndarray, preset: str, arguments: argparse.Namespace) -> None:
+    """One edit."""
+    device = pipe.backbone.device
     config = EditConfig.from_fields(
         {
+            "preset": preset,
             "steps": arguments.steps,
             "slimming.budget": arguments.budget,
             "keyframes.mean_threshold": -1.0,
@@ -107,6 +118,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, PeakMemory() as peak:
         result = pipe(pixels, "a red car in the snow", config=config, workspace=Path(folder), on_progress=clock)
     figures = {
+        "preset": preset,
         "dtype": str(pipe.backbone.dtype),
         "frames": arguments.frames,
         "clips": len(result.partition.clips),
@@ -118,7 +130,8 @@ def main() -> None:
         "host_peak_bytes": peak.bytes,
         "device_peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
     }
-    write(f"sd_shape_{device.type}_{arguments.frames}", figures)
+    named = "" if preset == "default" else f"_{preset}"
+    write(f"sd_shape_{device.type}_{arguments.frames}{named}", figures)
 
 
 if __name__ == "__main__":

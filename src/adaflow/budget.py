@@ -28,7 +28,7 @@ RESERVE = {"cuda": 450 << 20, "cpu": 384 << 20}
 """Bytes that no tensor accounts for, and that a limit has to have room for: a CUDA context and its workspaces; on the
 CPU what oneDNN compiles, 15 to 50 MB of address space for each new batch size, and what the heap does not give back."""
 
-RESIDENT = {torch.bfloat16: 112 << 20, torch.float32: 56 << 20}
+RESIDENT = {torch.bfloat16: 112 << 20, torch.float32: 40 << 20}
 """Of these on the CPU, what is really in memory at the peak, about; oneDNN holds more for bfloat16."""
 
 SPARE = 0.8

@@ -147,14 +147,21 @@ class Desk:
         settings: Mapping[str, Any],
         before: Shown | None = None,
     ) -> Shown | None:
-        """The clips at these thresholds, from the features themselves, and what differs from `before`, found live."""
+        """The clips at these thresholds, from the features themselves, and what differs from those found live.
+
+        `before` is what is shown: of these thresholds or others, live or exact.
+        """
         analysis = self._analysis(video)
         if analysis is None:
             return before and Shown(**{**vars(before), "exact": True, "said": GONE})
         config = self._config(video, mean, window, model, settings)
         found, scores = divide_exactly(analysis, config)
-        same = before and not before.exact and before.low == _low(config)
-        said = f"Exact: {difference(before.found, found)}." if before and same else "Exact, as an edit will have it."
+        said = "Exact, as an edit will have it."
+        if before and before.exact:
+            said = before.said if (before.low, before.found) == (_low(config), found) else said
+        elif before:
+            live = before if before.low == _low(config) else self.moving(video, mean, window, model, settings)
+            said = f"Exact: {difference(live.found, found)}." if live else said
         return self._shown(video, found, scores, config, True, said)
 
     def _shown(
