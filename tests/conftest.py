@@ -22,12 +22,3 @@ def _one_thread() -> None:
 def _interruptible() -> None:
     """Ctrl-C reaches the tests and what they start, also where a shell runs them in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-LONG = ("test_studio_browser", "test_eval", "test_resume", "test_study_browser")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest go first, so that no process is left alone with one of them in the end."""
-    place = {f"{name}.py": i for i, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
