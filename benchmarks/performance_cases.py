@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from adaflow.config import PRESETS
+from adaflow.presets import PRESETS
 
 Kind = Literal["count", "edit", "steps", "hour"]
 Model = Literal["sd21", "miniature"]

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from adaflow.config import PRESETS as SPEED
+from adaflow.presets import PRESETS as SPEED
 
 Figures = dict[str, Any]
 

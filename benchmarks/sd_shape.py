@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.backbone import best_device, best_dtype
 from adaflow.cards import ModelCard, embedded_folder
-from adaflow.config import PRESETS
+from adaflow.presets import PRESETS
 
 
 def stable_diffusion_21(device: torch.device, dtype: torch.dtype) -> StableDiffusionPipeline:

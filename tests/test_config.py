@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaflow.cards import cards
-from adaflow.config import PRESETS, EditConfig, FeatureConfig, KeyframeConfig, ResolvedConfig, SlimmingConfig, resolve
+from adaflow.config import EditConfig, FeatureConfig, KeyframeConfig, ResolvedConfig, SlimmingConfig, resolve
 from adaflow.errors import ConfigError
+from adaflow.presets import PRESETS
 
 FIELDS = dict(EditConfig._known())
 

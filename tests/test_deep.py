@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import tiny_pipeline
 from test_pipeline import PROMPT, N, settings, video
-from test_reuse import HALF, check_still, make, noise
+from test_reuse import HALF, check_still, check_stopped, make, noise
 from torch import Tensor
 
 from adaflow import AdaFlowPipeline, EditConfig, InjectionConfig, SlimmingConfig
@@ -21,9 +20,8 @@ from adaflow.attention import Blend, MemoryRecord
 from adaflow.backbone import Backbone
 from adaflow.config import PropagationConfig, RunConfig, resolve
 from adaflow.editor import DEEP, EDITED, Editor, edit_steps
-from adaflow.errors import Cancelled, ConfigError
+from adaflow.errors import ConfigError
 from adaflow.keypass import KeyChunks
-from adaflow.progress import Progress
 from adaflow.record import DiskRecord
 from adaflow.reuse import MemoryDeepFeatures
 
@@ -182,20 +180,7 @@ def test_stopped_at_any_step_the_bytes_are_the_same(
         propagation=PropagationConfig(deep_from=0.25, blend=2),
         run=RunConfig(rows=4, record=record),
     )
-    expected = np.asarray(pipe(video(), PROMPT, config=config, workspace=tmp_path / "a").frames).tobytes()
-
-    def edit(at: int) -> Any:
-        def on_progress(progress: Progress) -> None:
-            if progress.stage == "edit" and progress.done == at:
-                raise Cancelled("enough")
-
-        return pipe(video(), PROMPT, config=config, workspace=tmp_path / "b", on_progress=on_progress)
-
-    for at in (4, N, N + 4, 2 * N + 8, 3 * N + 4):
-        with pytest.raises(Cancelled):
-            edit(at)
-    assert np.asarray(edit(-1).frames).tobytes() == expected
-    shutil.rmtree(tmp_path / "a")
+    check_stopped(pipe, config, tmp_path)
 
 
 def test_models_with_parts_that_are_not_known_are_refused() -> None:

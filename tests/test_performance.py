@@ -23,8 +23,8 @@ from performance_measure import Generated, OutOfTime, PartClock, Watch, disk_by_
 from adaflow import AdaFlowPipeline, EditConfig
 from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
-from adaflow.config import PRESETS
 from adaflow.longv_eval.cost import CostMeter
+from adaflow.presets import PRESETS
 from adaflow.progress import Progress
 
 CARD = ModelCard(name="tiny", size=(64, 96))

@@ -287,16 +287,21 @@ def test_stopped_at_any_step_the_bytes_are_the_same(pipe: AdaFlowPipeline, recor
     config = settings(
         steps=4, reuse=3, injection=HALF, slimming=SlimmingConfig(budget=1), run=RunConfig(rows=4, record=record)
     )
-    expected = np.asarray(pipe(video(), PROMPT, config=config, workspace=tmp_path / "a").frames).tobytes()
+    check_stopped(pipe, config, tmp_path)
+
+
+def check_stopped(pipe: AdaFlowPipeline, config: EditConfig, folder: Path) -> None:
+    """Stop an edit of four steps in one after the other, whole ones and those between, and go on: the same bytes."""
+    expected = np.asarray(pipe(video(), PROMPT, config=config, workspace=folder / "a").frames).tobytes()
 
     def edit(at: int) -> Any:
         def on_progress(progress: Progress) -> None:
             if progress.stage == "edit" and progress.done == at:
                 raise Cancelled("enough")
 
-        return pipe(video(), PROMPT, config=config, workspace=tmp_path / "b", on_progress=on_progress)
+        return pipe(video(), PROMPT, config=config, workspace=folder / "b", on_progress=on_progress)
 
-    for at in (4, N, N + 4, 2 * N + 8, 3 * N + 4):  # in whole steps, and between
+    for at in (4, N, N + 4, 2 * N + 8, 3 * N + 4):
         with pytest.raises(Cancelled):
             edit(at)
     assert np.asarray(edit(-1).frames).tobytes() == expected

@@ -16,10 +16,10 @@ import yaml
 from typing_extensions import Self
 
 from .errors import ConfigError
+from .presets import PRESETS, Preset
 from .settings import Settings, setting
 
 Kind = Literal["colour", "object", "background", "style"]
-Preset = Literal["default", "fast", "draft", "paper", "released"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,25 +332,6 @@ class ResolvedConfig(EditConfig):
         """The settings that an inversion depends on, by name."""
         reuse = {"inversion_reuse": self.inversion_reuse} if self.inversion_reuse > 1 else {}
         return {"steps": self.steps, "inversion_steps": self.inversion_steps, **reuse}
-
-
-FAST: dict[str, Any] = {"propagation.deep_from": 0.2, "propagation.blend": 4, "inversion_reuse": 3}
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "fast": FAST,
-    "draft": {**FAST, "steps": 20, "reuse": 2},
-    "paper": {"slimming.own_tokens": False},
-    "released": {
-        "inversion_steps": 100,
-        "negative_prompt": "ugly, blurry, low res, unrealistic, unaesthetic",
-        "features.input_range": "unit",
-        "features.ensemble": 8,
-        "keyframes.rule": "released",
-        "slimming.budget": 20,
-        "slimming.own_tokens": False,
-        "slimming.count": "released",
-    },
-}
 
 
 def resolve(

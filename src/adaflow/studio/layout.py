@@ -14,8 +14,9 @@ from .controls import CONTROLS, MAIN, MORE, PRESETS, THRESHOLDS, WORDS, Control,
 from .library import SAMPLES
 
 TICK = 1.0
-SCRIPT = '<script src="/studio/page.js"></script>'
 """Seconds between two looks at what has changed."""
+SCRIPT = '<script src="/studio/page.js"></script>'
+"""The head of parts that need the page's own script."""
 
 
 def theme() -> gr.themes.Base:
