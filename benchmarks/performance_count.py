@@ -322,16 +322,10 @@ class Count:
     def _left(self, step: Step) -> tuple[int, int]:
         """Bytes that one keyframe leaves in the record at a step: for each branch, and for each of the edit's alone."""
         deep = self.backbone.finest.channels * math.prod(self.latent_size)
-        if not step.deep or self._source_rows(step):
+        if not step.deep or self.editor.source_rows(step):
             return self.record_bytes // 3, step.deep * deep * self.width
         finest = [site for site in self.backbone.attention_sites() if self.backbone.in_finest_level(site)]
         return self._outputs(finest) * self.width, deep * self.width
-
-    def _source_rows(self, step: Step) -> bool:
-        """Whether a row of the source is run for every frame."""
-        sites = self.backbone.injection_feature_sites(self.config.injection.sites)
-        in_finest = any(map(self.backbone.in_finest_level, sites))
-        return step.features and ((step.whole and not step.deep) or in_finest)
 
     def moved(self, run: int) -> dict[str, int]:
         """Bytes that a whole edit moves between the device and the host, and between the host and the disk.
@@ -347,7 +341,7 @@ class Count:
         deep = self.clips.frames * self.backbone.finest.channels * math.prod(self.latent_size) * self.width
         for step, times in self.kinds.items():
             one, more = self._left(step)
-            cut, edited = self._source_rows(step), len(step.edited)
+            cut, edited = self.editor.source_rows(step), len(step.edited)
             moved["record_from_device"] += times * len(self.clips) * (len(step.branches) * one + edited * more)
             moved["record_to_device"] += times * runs * ((edited + cut) * one + edited * more)
             if self.config.reuse > 1:

@@ -131,7 +131,7 @@ class Editor:
             kept=kept,
             injected=self._queries if step.attention else frozenset(),
             record=record,
-            recorded=self._in_finest if step.deep and not self._source_rows(step) else None,
+            recorded=self._in_finest if step.deep and not self.source_rows(step) else None,
         )
         if not 0 < chunks.size < len(keys):
             return self._edit_at_once(step, latents, source, keys, key_pass, deep)
@@ -305,7 +305,7 @@ class Editor:
             deep: Where a whole step leaves its deep features, and another takes them from.
         """
         unet, features = self.backbone.unet, {}
-        if self._source_rows(step):
+        if self.source_rows(step):
             cut = PropagationPass(record, step.branches, ("source",), clip, matches, blends)
             with (
                 attention_installed(unet, self._attention, cut.processor),
@@ -325,7 +325,7 @@ class Editor:
         ):
             return self._predict(step, torch.cat([latents] * len(edited)), frames, edited, deep, below)
 
-    def _source_rows(self, step: Step) -> bool:
+    def source_rows(self, step: Step) -> bool:
         """Whether each frame's own source row is run, for what is injected where its edit rows are run."""
         return step.features and ((step.whole and not step.deep) or self._features_in_finest)
 
