@@ -417,7 +417,7 @@ class Count:
         record = MetaRecord(self, len(step.branches))
         phi = {k: torch.empty(1, h * w, device=META, dtype=torch.int64) for k, (h, w) in self.grids.items()}
         deep = None if step.whole else MetaDeep(self)
-        self.editor.propagate(step, self._z(1), self._z(1), range(1), 0, phi, record, (), deep)
+        self.editor.propagate(step, self._z(1), self._z(1), range(1), [0], phi, record, (), deep)
 
 
 class Worded(Backbone):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from models import tiny_pipeline
 from torch import Tensor
 
 from adaflow.attention import (
+    Blend,
     KeyAttention,
     KeyPass,
     MemoryRecord,
@@ -20,9 +25,12 @@ from adaflow.attention import (
     extended_attention,
 )
 from adaflow.backbone import Backbone, Branch, Site
+from adaflow.budget import CLIPS_A_RUN
 from adaflow.cards import ModelCard
 from adaflow.config import EditConfig, InjectionConfig, resolve
+from adaflow.editing import propagation_runs
 from adaflow.editor import EDITED, Editor
+from adaflow.keyframes import Partition
 from adaflow.slimming import kept_tokens
 
 ALL: tuple[Branch, ...] = ("source", *EDITED)
@@ -205,7 +213,7 @@ def test_a_keyframe_propagated_to_itself_is_itself(
             for site in backbone.attention_sites()
         }
         twice = [x[clip].expand(2, -1, -1, -1) for x in (latents, source)]
-        out = editor.propagate(editor.steps[0], *twice, range(key, key + 2), clip, identity, record)
+        out = editor.propagate(editor.steps[0], *twice, range(key, key + 2), [clip] * 2, identity, record)
         for row in out.unflatten(0, (2, 2)).unbind(1):
             assert (row - expected[:, clip]).abs().max() < 1e-5
 
@@ -216,7 +224,7 @@ def test_propagation_gathers_the_keyframes_outputs(backbone: Backbone) -> None:
     out = KeyAttention(site, KeyPass(ALL, 2, record=record))(attn, hidden).unflatten(0, (3, 2))
     phi = torch.randint(tokens, (4, tokens), generator=torch.Generator().manual_seed(0)).to(torch.int16)
     for branches in (("source",), EDITED, ALL):
-        this = PropagationPass(record, ALL, branches, 1, {site.level: phi})
+        this = PropagationPass(record, ALL, branches, [1] * len(phi), {site.level: phi})
         rows = noise(4 * len(branches), tokens, attn.to_q.in_features, seed=5)
         got = PropagatedAttention(site, this)(attn, rows).unflatten(0, (len(branches), 4))
         for b, branch in enumerate(branches):
@@ -231,7 +239,7 @@ def test_gathering_before_and_after_the_output_matrix_agree(backbone: Backbone) 
     record, hidden = MemoryRecord(CPU), noise(1, tokens, attn.to_q.in_features)
     KeyAttention(site, KeyPass(("prompt",), 1, record=record))(attn, hidden)
     phi = torch.randint(tokens, (1, tokens), generator=torch.Generator().manual_seed(0))
-    after = PropagatedAttention(site, PropagationPass(record, ("prompt",), ("prompt",), 0, {site.level: phi}))
+    after = PropagatedAttention(site, PropagationPass(record, ("prompt",), ("prompt",), [0], {site.level: phi}))
     q = hidden[0][phi[0]]  # softmax attention of a token depends on its query alone: gathered queries, gathered output
     expected = module64(attn, q, hidden[0], hidden[0])
     assert (after(attn, hidden)[0] - expected).abs().max() < 2e-6
@@ -244,7 +252,7 @@ def test_propagation_computes_no_projection(backbone: Backbone) -> None:
     calls: list[str] = []
     handles = [m.register_forward_hook(lambda *_: calls.append("called")) for m in attn.modules()]
     identity = {site.level: torch.arange(tokens)[None]}
-    PropagatedAttention(site, PropagationPass(record, EDITED, EDITED, 0, identity))(attn, hidden)
+    PropagatedAttention(site, PropagationPass(record, EDITED, EDITED, [0], identity))(attn, hidden)
     for handle in handles:
         handle.remove()
     assert not calls
@@ -300,7 +308,7 @@ def test_a_context_or_a_mask_is_refused(backbone: Backbone) -> None:
     identity = {site.level: torch.arange(tokens)[None]}
     for processor in (
         KeyAttention(site, KeyPass(EDITED, 1)),
-        PropagatedAttention(site, PropagationPass(record, EDITED, EDITED, 0, identity)),
+        PropagatedAttention(site, PropagationPass(record, EDITED, EDITED, [0], identity)),
     ):
         with pytest.raises(ValueError, match="mask"):
             processor(attn, hidden, attention_mask=torch.zeros(2, 1, tokens))
@@ -318,7 +326,7 @@ def test_wrong_rows_are_refused(backbone: Backbone) -> None:
     for frames, n in ((3, tokens), (2, tokens - 1)):
         phi = {site.level: torch.zeros(frames, n, dtype=torch.int64)}
         with pytest.raises(ValueError, match="rows"):
-            PropagatedAttention(site, PropagationPass(record, EDITED, EDITED, 0, phi))(attn, hidden)
+            PropagatedAttention(site, PropagationPass(record, EDITED, EDITED, [0] * frames, phi))(attn, hidden)
 
 
 def test_attention_with_norms_or_a_residual_is_refused(backbone: Backbone) -> None:
@@ -328,3 +336,39 @@ def test_attention_with_norms_or_a_residual_is_refused(backbone: Backbone) -> No
     odd = Attention(16, heads=4, dim_head=4, residual_connection=True)
     with pytest.raises(ValueError, match="only Stable Diffusion's"):
         KeyAttention(site, KeyPass(EDITED, 1))(odd, noise(2, tokens, 16))
+
+
+def test_a_run_over_several_clips_is_their_runs_one_after_another(backbone: Backbone) -> None:
+    """Each frame takes from its own clip's keyframe, and the blends from a third."""
+    site, attn, tokens = layer_of(backbone)
+    record, width = MemoryRecord(CPU), attn.to_q.in_features
+    record.put(site.name, noise(2, 4, tokens, width))
+    generator = torch.Generator().manual_seed(3)
+    phi = torch.randint(tokens, (6, tokens), generator=generator)
+    blend = Blend(0, slice(3, 5), torch.tensor([0.25, 0.125]), {site.level: phi[3:5].flip(1)})
+    clips = [1, 1, 2, 3, 3, 3]
+    whole = PropagationPass(record, EDITED, EDITED, clips, {site.level: phi}, [blend])
+    found = PropagatedAttention(site, whole)(attn, torch.zeros(12, tokens, width)).unflatten(0, (2, 6))
+    for rows, clip in ((slice(0, 2), 1), (slice(2, 3), 2), (slice(3, 6), 3)):
+        some = [replace(blend, rows=slice(0, 2))] if clip == 3 else []
+        frames = rows.stop - rows.start
+        alone = PropagationPass(record, EDITED, EDITED, [clip] * frames, {site.level: phi[rows]}, some)
+        expected = PropagatedAttention(site, alone)(attn, torch.zeros(2 * frames, tokens, width))
+        assert torch.equal(found[:, rows], expected.unflatten(0, (2, frames)))
+    with pytest.raises(ValueError, match="5 clips for 6 frames"):
+        PropagatedAttention(site, replace(whole, clips=clips[1:]))(attn, torch.zeros(12, tokens, width))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 50))
+def test_propagation_runs_cover_all_frames_and_are_as_long_as_they_may_be(lengths: list[int], most: int) -> None:
+    starts = list(itertools.accumulate(lengths, initial=0))
+    clips = Partition.from_starts(starts[:-1], starts[-1])
+    runs = propagation_runs(clips, most)
+    assert [frame for run in runs for frame in run] == list(range(clips.frames))
+    for run, after in itertools.pairwise([*runs, None]):
+        of = clips.clips_of(run)
+        assert [frame for _, frames in of for frame in frames] == list(run)
+        assert all(clips.clip_of(frame) == clip for clip, frames in of for frame in frames)
+        assert len(run) <= most and len(of) <= CLIPS_A_RUN
+        full = len(of) == CLIPS_A_RUN and after is not None and clips.clip_of(after[0]) != of[-1][0]
+        assert after is None or len(run) == most or full

@@ -148,7 +148,7 @@ def test_a_blend_is_a_convex_mix_of_two_gathers(pipe: AdaFlowPipeline) -> None:
     own, other = (torch.randint(tokens, (k, tokens), generator=generator).to(torch.int16) for k in (5, 2))
     blend = Blend(1, slice(3, 5), torch.tensor([0.125, 0.4]), {site.level: other})
     for chosen in (branches, branches[:1], branches[1:], branches[2:]):
-        this = PropagationPass(record, branches, chosen, 0, {site.level: own}, [blend])
+        this = PropagationPass(record, branches, chosen, [0] * 5, {site.level: own}, [blend])
         found = PropagatedAttention(site, this)(attn, torch.zeros(len(chosen) * 5, tokens, channels))
         found = found.unflatten(0, (len(chosen), 5)).double()
         for b, branch in enumerate(chosen):
@@ -182,12 +182,13 @@ def test_each_run_is_given_its_blends(
     expected = by_hand([4, 4, 1], 2, set())
     assert set(expected) == {2, 3, 4, 5, 6, 7}
     seen = []
-    for step, frames, clip, blends in given:
+    for step, frames, clips, blends in given:
         for blend in blends:
             key = int(result.schedule[step.number, blend.clip])
             for frame, weight, row in zip(frames[blend.rows], blend.weights, range(N), strict=False):
                 seen.append((step.number, frame))
-                assert expected[frame] == (blend.clip, pytest.approx(float(weight))) and blend.clip != clip
+                assert expected[frame] == (blend.clip, pytest.approx(float(weight)))
+                assert blend.clip != clips[frame - frames.start]
                 for level, phi in blend.matches.items():
                     resized = interpolate(
                         features[[frame, key]].permute(0, 3, 1, 2),
@@ -241,8 +242,8 @@ def test_stopped_and_resumed_the_bytes_are_the_same(
 def test_the_order_of_runs_does_not_matter(
     pipe: AdaFlowPipeline, tmp_path: Path, edited: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = editing_module.spans
-    monkeypatch.setattr(editing_module, "spans", lambda *a: reversed(list(runs(*a))))
+    runs = editing_module.propagation_runs
+    monkeypatch.setattr(editing_module, "propagation_runs", lambda *a: runs(*a)[::-1])
     found = pipe(video(), PROMPT, config=blended(), workspace=tmp_path / "w")
     assert np.asarray(found.frames).tobytes() == edited
 

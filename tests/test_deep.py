@@ -67,7 +67,7 @@ def test_a_keyframe_carried_to_itself_is_itself(options: dict[str, Any], chunk: 
     for key in range(M):
         phi = {level: torch.arange(n)[None] for level, n in tokens(backbone).items()}
         frame = slice(key, key + 1)
-        found = made.propagate(step, z[frame], source[frame], range(4 * key, 4 * key + 1), key, phi, record)
+        found = made.propagate(step, z[frame], source[frame], range(4 * key, 4 * key + 1), [key], phi, record)
         assert (found.view(2, 4, *GRID) - edited[:, key]).abs().max() < 2e-5 * edited.abs().max()
 
 
@@ -97,7 +97,7 @@ def test_deep_features_are_gathered_where_phi_finds_them(where: str, tmp_path: P
                 expected[:, frame, :, at[0], at[1]] = (key[1][:, phi[2, p]] + key[0][:, other[2, p]]) / 2
     kept = MemoryDeepFeatures()
     frames, z = range(4, 7), noise(3, 4, *GRID, seed=2)
-    made.propagate(made.steps[0], z, z, frames, 1, matches, record, [blend], kept)
+    made.propagate(made.steps[0], z, z, frames, [1] * 3, matches, record, [blend], kept)
     assert (kept.get(frames, EDITED).view(2, 3, channels, *GRID) - expected).abs().max() < 1e-6
 
 

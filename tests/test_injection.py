@@ -53,14 +53,14 @@ def test_the_cut_source_branch_equals_the_whole_one(sites: str, levels: int, lay
     phi = {level: torch.randint(n, (3, n), generator=generator) for level, n in phi.items()}
     latents, source = noise(3, 4, *LATENT, seed=2), noise(3, 4, *LATENT, seed=3)
 
-    whole = PropagationPass(record, ALL, ALL, 1, phi)
+    whole = PropagationPass(record, ALL, ALL, [1] * 3, phi)
     with attention_installed(unet, attention, whole.processor), injected_within(unet, features, 3):
         expected = backbone.predict(torch.cat([source, latents, latents]), 301, text.rows(frames, *ALL))[3:]
-    cut = PropagationPass(record, ALL, ("source",), 1, phi)
+    cut = PropagationPass(record, ALL, ("source",), [1] * 3, phi)
     with attention_installed(unet, attention, cut.processor), source_features(unet, features) as taken:
         backbone.predict(source, 301, text.rows(frames, "source"))
     assert list(taken) == [site.name for site in features]
-    edit = PropagationPass(record, ALL, EDITED, 1, phi)
+    edit = PropagationPass(record, ALL, EDITED, [1] * 3, phi)
     with attention_installed(unet, attention, edit.processor), injected_from(unet, taken, 2):
         found = backbone.predict(torch.cat([latents, latents]), 301, text.rows(frames, *EDITED))
     assert (found - expected).abs().max() < 1e-4

@@ -189,9 +189,23 @@ def test_plans_keep_within_the_room_and_use_it(found: Needs) -> None:
     assert last == 20 and made.fits and made.record == "memory" and made.frames == 24
     assert not plan(found, 1000).fits
     assert plan(found, int(2.0 * 10**6)).record == "disk"  # the record alone takes 1.7 MB
-    gpu = plan(found, 40 * 10**6, device=GPU)
-    assert gpu.record == "memory" and gpu.host >= 20 * found.record and gpu.device <= 40 * 10**6
-    assert plan(found, 40 * 10**6, device=GPU, **{"run.record": "device"}).device > gpu.device
+
+
+@pytest.mark.parametrize("room", [40 * 10**6, 15 * 10**6])
+def test_on_a_gpu_the_record_lies_beside_the_keyframes_where_both_fit(found: Needs, room: int) -> None:
+    of = {
+        record: plan(found, room, device=GPU, **{"run.record": record})
+        for record in ("auto", "device", "memory", "streamed")
+    }
+    both = key_pass_bytes(found, 20, 14, KeyChunks())[0] * SCRATCH["cuda"] + 20 * found.record
+    assert of["auto"] == of["device" if both <= room else "streamed"]
+    assert {record: made.record for record, made in of.items() if record != "auto"} == {
+        "device": "device",
+        "memory": "memory",
+        "streamed": "streamed",
+    }
+    assert of["memory"].host >= of["device"].host + 20 * found.record
+    assert all(made.device <= room for made in of.values())
 
 
 def test_rows_and_images_of_a_limit(found: Needs) -> None:

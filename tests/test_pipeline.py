@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import itertools
 from collections import Counter
@@ -37,7 +36,6 @@ from adaflow.config import (
 from adaflow.errors import Cancelled, ConfigError, InputError, ResourceError
 from adaflow.features import energy, leading_directions
 from adaflow.inversion import invert
-from adaflow.keyframes import Clip
 from adaflow.progress import STAGES, Progress
 from adaflow.run import Geometry
 from adaflow.slimming import kept_tokens
@@ -371,17 +369,18 @@ def test_each_run_is_given_its_frames_matches_and_source(
     features = read(tmp_path / "w", "features", "features", np.float16, (N, 8, 12, -1)).double()
     trajectory = read(tmp_path / "w", "trajectory", "trajectory", np.float16, (STEPS, N, 4, 8, 12)).float()
     covered = []
-    for step, _, source, frames, clip, matches in given:
+    for step, _, source, frames, clips, matches in given:
         assert torch.equal(source, trajectory[step.number, frames.start : frames.stop])
         covered += [(step.number, frame) for frame in frames]
-        key = int(result.schedule[step.number, clip])
+        assert list(clips) == [result.partition.clip_of(frame) for frame in frames]
         assert set(matches) == {0, 1, 2}
         for level, phi in matches.items():
             unit = torch.nn.functional.interpolate(
                 features.permute(0, 3, 1, 2), pipe.backbone.grid((8, 12), level), mode="bilinear"
             )
             unit = torch.nn.functional.normalize(unit.flatten(2), dim=1)  # [n, d, N]
-            for row, frame in zip(phi.long(), frames, strict=True):
+            for row, frame, clip in zip(phi.long(), frames, clips, strict=True):
+                key = int(result.schedule[step.number, clip])
                 cosine = unit[frame].T @ unit[key]
                 assert (cosine.gather(1, row[:, None])[:, 0] > cosine.amax(1) - 1e-5).all()
                 assert frame != key or torch.equal(row, torch.arange(len(row)))
@@ -448,13 +447,8 @@ def test_the_order_of_propagation_runs_does_not_matter(
 ) -> None:
     order: list[int] = []
 
-    def clips_backwards(items: Any) -> Any:
-        numbered = list(builtins.enumerate(items))
-        return reversed(numbered) if isinstance(items, tuple) and isinstance(items[0], Clip) else numbered
-
-    runs = editing_module.spans
-    monkeypatch.setattr(editing_module, "enumerate", clips_backwards, raising=False)
-    monkeypatch.setattr(editing_module, "spans", lambda *a: reversed(list(runs(*a))))
+    runs = editing_module.propagation_runs
+    monkeypatch.setattr(editing_module, "propagation_runs", lambda *a: runs(*a)[::-1])
     propagate = editing_module.Editor.propagate
 
     def noted(self: Any, step: Any, z: Tensor, source: Tensor, frames: range, *rest: Any) -> Tensor:

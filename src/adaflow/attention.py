@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -123,21 +124,21 @@ class Blend:
 
 @dataclass(frozen=True)
 class PropagationPass:
-    """The denoising of a run of one clip's frames, whose self-attention is carried over from the clip's keyframe.
+    """The denoising of a run of frames, whose self-attention is carried over from the keyframes of their clips.
 
     Attributes:
         record: The keyframes' outputs.
         recorded: The branches in the record, in order.
         branches: The branches in this batch: a stretch of `recorded`.
-        clip: Which clip, that is which keyframe.
-        matches: By level, φ: for each token of each frame the matching token of the keyframe, ``[frames, N]``.
+        clips: Of each frame the clip, that is the keyframe; rising.
+        matches: By level, φ: for each token of each frame the matching token of its keyframe, ``[frames, N]``.
         blends: Frames that follow a second keyframe as well, each at most once.
     """
 
     record: AttentionRecord
     recorded: Sequence[Branch]
     branches: Sequence[Branch]
-    clip: int
+    clips: Sequence[int]
     matches: Mapping[int, Tensor]
     blends: Sequence[Blend] = ()
 
@@ -151,8 +152,12 @@ class PropagationPass:
         Args:
             layer: Of which layer; `branches`: of which b branches in the record; `level`: of whose tokens.
         """
-        phi = self.matches[level].long()
-        out = self.record.get(layer, self.clip, branches).to(device)[:, phi]
+        phi, parts, start = self.matches[level].long(), [], 0
+        for clip, frames in groupby(self.clips):
+            stop = start + len(list(frames))
+            parts.append(self.record.get(layer, clip, branches).to(device)[:, phi[start:stop]])
+            start = stop
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         for blend in self.blends:
             other = self.record.get(layer, blend.clip, branches).to(device)
             weights = blend.weights.to(device, out.dtype)[:, None, None]
@@ -304,6 +309,8 @@ class PropagatedAttention:
                 f"{hidden_states.shape[0]} rows of {hidden_states.shape[1]} tokens for {len(this.branches)} branches "
                 f"of {len(phi)} frames of {phi.shape[1]} tokens"
             )
+        if len(this.clips) != len(phi):
+            raise ValueError(f"{len(this.clips)} clips for {len(phi)} frames")
         return this.carried(self.site.name, branches, self.site.level, hidden_states.device).flatten(0, 1)
 
 

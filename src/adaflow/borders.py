@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .attention import Blend
-from .correspondence import match
+from .correspondence import match_units
 from .diskarray import DiskArray
 from .keyframes import Partition, is_cut
 from .run import Run
@@ -86,12 +86,12 @@ class BorderMatches:
         before = self.keys[stretch.other].index(key) * len(stretch.frames)
         return self.starts[place] + before + frame - stretch.frames.start
 
-    def of(self, clip: int, frames: range, keys: Sequence[int], device: torch.device) -> list[Blend]:
-        """What a run of one clip's frames is blended with at a step whose keyframes, one of each clip, are `keys`."""
+    def of(self, frames: range, keys: Sequence[int], device: torch.device) -> list[Blend]:
+        """What a run of frames is blended with at a step whose keyframes, one of each clip, are `keys`."""
         found = []
         for place, stretch in enumerate(self.stretches):
             start, stop = max(frames.start, stretch.frames.start), min(frames.stop, stretch.frames.stop)
-            if stretch.clip != clip or start >= stop:
+            if start >= stop:
                 continue
             first = self.row(place, keys[stretch.other], start)
             phi = {level: a.read(first, first + stop - start).to(device) for level, a in self.arrays.items()}
@@ -125,7 +125,7 @@ def match_borders(run: Run, clips: Partition, drawn: Tensor, features: Stage, sc
                 own = level_features(array, frame, grids, device)
                 for key, target in targets.items():
                     for level in grids:
-                        phi = match(own[level], target[level]).cpu()
+                        phi = match_units(own[level], target[level])[0].cpu()
                         arrays[level].write(layout.row(place, key, frame), phi[None])
             stage.advance(place + 1)
             run.report("edit", 0, run.frames * run.config.steps)  # a part of it: the row's own, and done in no time

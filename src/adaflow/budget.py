@@ -37,6 +37,12 @@ SPARE = 0.8
 MOST_ROWS = {"cuda": 96, "cpu": 48}
 """UNet rows a call beyond which nothing is gained."""
 
+FRAMES_MATCHED = 16
+"""Frames whose features are held at once while they are matched with their clip's keyframes."""
+
+CLIPS_A_RUN = 8
+"""Clips whose frames go through the UNet together at most: their keyframes' outputs lie on the device meanwhile."""
+
 Record = Literal["memory", "streamed", "device", "disk"]
 ON_HOST = ("memory", "streamed")
 
@@ -148,15 +154,19 @@ def plan_edit(
     scratch = SCRATCH[kind]
     choice = _choice_bytes(found, clips, budget, channels, config.slimming.selection == "distinct")
     own = min(config.steps, config.keyframes.longest_clip)  # keyframes that a clip's frames may be matched with
-    matched = found.matching + 4 * channels * sum(found.tokens.values()) * own
+    matched = found.matching + 4 * channels * sum(found.tokens.values()) * (own + FRAMES_MATCHED)
     other = max(choice, matched, found.encode, found.decode)
     before = max(found.row * min(rows, frames), max(found.encode, found.decode) * min(images, frames))  # and after
-    longest = min(2 * -(-frames // clips), frames - clips + 1)  # no clip is likely to be longer
+    longest = min(CLIPS_A_RUN * -(-frames // clips), frames)  # a run is not likely to be longer
+
+    def near(record: Record) -> int:
+        """Keyframes whose outputs are brought to the device for a run."""
+        return 0 if one_pool or record == "device" else min(clips, CLIPS_A_RUN + 2)
 
     def plan(run: int, chunks: KeyChunks, record: Record, fits: bool) -> EditPlan:
         chunks = tightened(chunks, at_most)
         on_device, on_host = key_pass_bytes(found, clips, budget, chunks)
-        work = max(on_device, _propagation_bytes(found, min(run, longest), one_pool), other)
+        work = max(on_device, _propagation_bytes(found, min(run, longest), near(record)), other)
         kept = clips * found.record
         here = kept if record == "device" or (one_pool and record in ON_HOST) else 0
         peak = max(here + int(scratch * work), int(scratch * before) if fits else 0)
@@ -164,24 +174,33 @@ def plan_edit(
             return EditPlan(run, chunks, record, 0, peak + on_host, fits)
         return EditPlan(run, chunks, record, peak, on_host + (kept if record in ON_HOST else 0), fits)
 
-    records: list[Record] = [config.run.record]
-    if limit and one_pool and config.run.record in ON_HOST:
+    together = one_pool or fits_at_once(found, clips, budget, room, device)
+    records: list[Record] = [_placed(config.run.record, device, together)]
+    if limit and one_pool and records[0] in ON_HOST:
         records.append("disk")  # the same bytes, more slowly
     for record in records:
         here = clips * found.record if record == "device" or (one_pool and record in ON_HOST) else 0
         left = int((room - here) / scratch) if room else 2**62
-        together = one_pool or fits_at_once(found, clips, budget, room, device)
         most = clips if together else MOST_ROWS[kind] // 3
         chunks = largest_chunks(found, clips, budget, left, most=most, one_place=one_pool)
-        run = _most_frames(found, max(1, rows // 2), left, one_pool) if limit else max(1, rows // 2)
+        run = _most_frames(found, max(1, rows // 2), left, near(record)) if limit else max(1, rows // 2)
         if chunks is not None and run and other <= left:
             return plan(run, chunks, record, True)
     smallest = KeyChunks(1, *PLACES[0 if one_pool else -1]) if found.parts else KeyChunks()
     return plan(1 if limit else max(1, rows // 2), smallest, records[-1], False)
 
 
-def _most_frames(found: Needs, most: int, room: int, one_pool: bool) -> int:
-    return largest(lambda frames: _propagation_bytes(found, frames, one_pool) <= room, most)
+def _placed(asked: Literal["auto", "memory", "streamed", "device", "disk"], device: torch.device, fits: bool) -> Record:
+    """Where the record goes by itself: beside the keyframes where both fit, else on the host."""
+    if asked != "auto":
+        return asked
+    if device.type != "cuda":
+        return "memory"
+    return "device" if fits else "streamed"
+
+
+def _most_frames(found: Needs, most: int, room: int, near: int) -> int:
+    return largest(lambda frames: _propagation_bytes(found, frames, near) <= room, most)
 
 
 def fits_at_once(found: Needs, clips: int, budget: int, room: int, device: torch.device) -> bool:
@@ -197,9 +216,9 @@ def tightened(chunks: KeyChunks, at_most: KeyChunks) -> KeyChunks:
     return KeyChunks(min(sizes, default=0), *PLACES[place])
 
 
-def _propagation_bytes(found: Needs, frames: int, one_pool: bool) -> int:
-    """A propagation run: its edit rows, and the outputs of the keyframes near it."""
-    return 2 * frames * found.row + (0 if one_pool else 3 * found.record)
+def _propagation_bytes(found: Needs, frames: int, near: int) -> int:
+    """A propagation run: its edit rows, and the outputs of so many keyframes."""
+    return 2 * frames * found.row + near * found.record
 
 
 def _choice_bytes(found: Needs, clips: int, budget: int, channels: int, distinct: bool) -> int:
@@ -209,7 +228,7 @@ def _choice_bytes(found: Needs, clips: int, budget: int, channels: int, distinct
     finest = max(found.tokens.values())
     lists = clips * budget * sum(found.tokens.values()) * 12
     heat = min(HEAT_BYTES, clips * clips * finest * 4 * (2 if distinct else 1)) + 4096 * finest * 4
-    return clips * finest * channels * 8 + heat + lists
+    return clips * finest * channels * 10 + heat + lists
 
 
 def _kind(device: torch.device) -> str:

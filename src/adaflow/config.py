@@ -119,8 +119,10 @@ class RunConfig(Settings):
         low=0,
         high=4096,
     )
-    record: Literal["memory", "streamed", "device", "disk"] = setting(
-        "memory", "where the keyframes' attention outputs are held; streamed: page-locked, and copied ahead to a GPU"
+    record: Literal["auto", "memory", "streamed", "device", "disk"] = setting(
+        "auto",
+        "where the keyframes' attention outputs are held; streamed: page-locked, and copied ahead to a GPU; auto: on a "
+        "GPU that has room for them, else streamed to it",
     )
     threads: int = setting(
         0, "CPU threads; 0: torch's choice. Kept in the workspace: part of what a result depends on", low=0

@@ -53,10 +53,15 @@ def match(f_i: Tensor, f_j: Tensor, chunk: int = CHUNK) -> Tensor:
 def match_with_similarity(f_i: Tensor, f_j: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """`match`, and the cosine `[N]` of each token with its match, float32 in [-1, 1]."""
     _check(f_i, f_j)
-    target = normalise(f_j)
-    order = torch.arange(len(target), dtype=torch.int32, device=target.device)
+    return match_units(normalise(f_i), normalise(f_j), chunk)
+
+
+@torch.no_grad()
+def match_units(f_i: Tensor, f_j: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """`match_with_similarity` of float32 features that have unit length already; a GPU is not waited for."""
+    order = torch.arange(len(f_j), dtype=torch.int32, device=f_j.device)
     index, best = [], []
-    for similarity in similarities(normalise(f_i), target, chunk):
+    for similarity in similarities(f_i, f_j, chunk):
         highest = similarity.amax(dim=1)
         # max() over a row may name any of several equal maxima; the lowest index of those that equal it cannot
         first = torch.where(similarity == highest[:, None], order, len(order)).amin(dim=1)

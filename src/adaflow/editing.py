@@ -5,6 +5,7 @@ A killed run loses at most the step in flight. What is computed in a step is `ed
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from .attention import AttentionRecord, Blend
 from .borders import BorderMatches
+from .budget import CLIPS_A_RUN
 from .diskarray import DiskArray
 from .editor import Editor, Step
 from .keyframes import Partition
 from .overlap import read_ahead, write_behind
 from .record import attention_record
 from .reuse import DeepFeatures, DiskDeepFeatures, MemoryDeepFeatures
-from .run import Run, spans
+from .run import Run
 from .stages import Matches, key_features
 from .workspace import Stage
 
@@ -91,7 +93,7 @@ def one_step(
     lists: KeptLists,
     deep: DeepFeatures | None = None,
 ) -> None:
-    """One timestep for the whole video: the keyframes jointly, then every clip's frames in runs (Section 4)."""
+    """One timestep for the whole video: the keyframes jointly, then all frames in runs (Section 4)."""
     source, device = video.trajectory.sub(step.number), run.backbone.device
     drawn = video.drawn[step.number]
     keys = drawn.tolist()
@@ -100,26 +102,44 @@ def one_step(
     while not run.fits_keys(partial(editor.edit_keys, step, z, inverted, keys, kept, record, deep), len(keys)):
         pass
     clips = len(video.clips.clips)
-    most = run.edit_plan(clips).frames
-    runs = [(c, frames) for c, clip in enumerate(video.clips.clips) for frames in spans(clip.start, clip.stop, most)]
-    cpu = torch.device("cpu")
 
-    def load(c: int, frames: range) -> Inputs:
+    def load(frames: range) -> Inputs:
         """What one run reads."""
         z, inverted = (array.read(frames.start, frames.stop) for array in (before, source))
-        return Inputs(z, inverted, video.matches.of(c, keys[c], frames), video.borders.of(c, frames, keys, cpu))
+        places = video.clips.clips_of(frames)
+        found = [video.matches.of(c, keys[c], some) for c, some in places]
+        matches = {level: torch.cat([phi[level] for phi in found]) for level in found[0]}
+        numbers = [c for c, some in places for _ in some]
+        return Inputs(z, inverted, numbers, matches, video.borders.of(frames, keys, torch.device("cpu")))
 
-    def denoise(c: int, whole: range, loaded: Inputs, frames: range) -> None:
-        given = (loaded if frames == whole else load(c, frames)).to(device)
-        noise = editor.propagate(step, given.z, given.inverted, frames, c, given.matches, record, given.blends, deep)
+    def denoise(whole: range, loaded: Inputs, frames: range) -> None:
+        given = (loaded if frames == whole else load(frames)).to(device)
+        carried = given.clips, given.matches, record, given.blends
+        noise = editor.propagate(step, given.z, given.inverted, frames, *carried, deep)
         z = editor.denoise(step, noise, given.z)
         write(lambda: after.write(frames.start, z.cpu()))
         run.report("edit", step.number * run.frames + frames.stop, len(editor.steps) * run.frames)
 
-    with write_behind() as write, read_ahead([partial(load, c, frames) for c, frames in runs]) as inputs:
-        for (c, frames), loaded in zip(runs, inputs, strict=True):
-            work = partial(denoise, c, frames, loaded)
+    runs = propagation_runs(video.clips, run.edit_plan(clips).frames)
+    with write_behind() as write, read_ahead([partial(load, frames) for frames in runs]) as inputs:
+        for frames, loaded in zip(runs, inputs, strict=True):
+            work = partial(denoise, frames, loaded)
             run.in_runs(frames.start, frames.stop, lambda plan: run.edit_plan(clips, plan).frames, work)
+
+
+def propagation_runs(clips: Partition, most: int) -> list[range]:
+    """All frames in runs of at most `most`, of at most `CLIPS_A_RUN` clips.
+
+    A run goes on beyond its clip: clips are often short, and a call for few rows takes nearly as long as for many.
+    """
+    runs, start = [], 0
+    ends = [clip.stop for clip in clips.clips]
+    while start < clips.frames:
+        last = bisect_right(ends, start) + CLIPS_A_RUN - 1  # the last clip that the run may reach into
+        stop = min(start + most, ends[min(last, len(ends) - 1)])
+        runs.append(range(start, stop))
+        start = stop
+    return runs
 
 
 class KeptLists:
@@ -138,9 +158,7 @@ class KeptLists:
         if not torch.equal(drawn, self._drawn):
             self._drawn, self._known = drawn, {}
 
-        def features_at(level: int) -> Tensor:
-            return key_features(self._run, self._video.features, drawn, level)
-
+        features_at = key_features(self._run, self._video.features, drawn)
         self._known = self._editor.kept(features_at, len(drawn), step.whole, self._known)
         return self._known
 
@@ -151,13 +169,14 @@ class Inputs:
 
     z: Tensor
     inverted: Tensor
+    clips: Sequence[int]
     matches: Mapping[int, Tensor]
     blends: Sequence[Blend]
 
     def to(self, device: torch.device) -> Inputs:
         """On the device; latents in fp32, indices as they are used."""
         blends = [replace(b, matches=_indices(b.matches, device)) for b in self.blends]
-        return Inputs(self.z.float(), self.inverted.float(), _indices(self.matches, device), blends)
+        return Inputs(self.z.float(), self.inverted.float(), self.clips, _indices(self.matches, device), blends)
 
 
 def _indices(matches: Mapping[int, Tensor], device: torch.device) -> dict[int, Tensor]:

@@ -287,33 +287,34 @@ class Editor:
         latents: Tensor,
         source: Tensor,
         frames: range,
-        clip: int,
+        clips: Sequence[int],
         matches: Mapping[int, Tensor],
         record: AttentionRecord,
         blends: Sequence[Blend] = (),
         deep: DeepFeatures | None = None,
     ) -> Tensor:
-        """The predictions ``[2f, c, h, w]`` for a run of one clip's frames, their self-attention propagated (Eq. 9).
+        """The predictions ``[2f, c, h, w]`` for a run of frames, their self-attention propagated (Eq. 9).
 
         Of a step without guidance they are ``[f, c, h, w]``, the prompt's alone.
 
         Args:
             latents: The edit's latents ``[f, c, h, w]``.
             source: The inversion's, used only while features are injected.
-            matches: By level, φ ``[f, N]`` of these frames to the clip's keyframe.
+            clips: Of each of the frames the clip, whose keyframe it follows.
+            matches: By level, φ ``[f, N]`` of these frames to their keyframes.
             blends: Frames of these that follow another clip's keyframe as well.
             deep: Where a whole step leaves its deep features, and another takes them from.
         """
         unet, features = self.backbone.unet, {}
         if self.source_rows(step):
-            cut = PropagationPass(record, step.branches, ("source",), clip, matches, blends)
+            cut = PropagationPass(record, step.branches, ("source",), clips, matches, blends)
             with (
                 attention_installed(unet, self._attention, cut.processor),
                 source_features(unet, self._features) as features,
             ):
                 self.backbone.predict(source, step.timestep, self.conditioning.rows(frames, "source"))
         edited = step.edited
-        propagation = PropagationPass(record, step.branches, edited, clip, matches, blends)
+        propagation = PropagationPass(record, step.branches, edited, clips, matches, blends)
         below = None if step.whole or deep is None else deep.get(frames, edited)
         if step.deep:
             below = self._carried_deep(propagation, latents.shape[-2:])

@@ -12,8 +12,8 @@ import torch
 
 from .attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
 from .backbone import Backbone, Branch
-from .budget import RESIDENT, gib
-from .correspondence import match
+from .budget import CLIPS_A_RUN, RESIDENT, gib
+from .correspondence import match_units, normalise
 from .editor import EDITED, edit_steps
 from .errors import ResourceError
 from .injection import source_features
@@ -172,7 +172,8 @@ def measure(run: Run) -> UnitCosts:
 
     depth = run.feature_depth
     tokens = [
-        torch.randn(_tokens(run, level), depth, generator=generator).to(backbone.device) for level in _levels(backbone)
+        normalise(torch.randn(_tokens(run, level), depth, generator=generator)).to(backbone.device)
+        for level in _levels(backbone)
     ]
     image = torch.zeros(plan.images, *run.geometry.padded, 3, dtype=torch.uint8)
     latents = _noise(run, plan.images)
@@ -183,7 +184,7 @@ def measure(run: Run) -> UnitCosts:
     return UnitCosts(
         row=seconds_a_row(rows) if rows > 1 else first,
         finest=_timed(lambda: _predict(run, z[:rows], conditioning, False), backbone) / rows if reused else 0.0,
-        match=_timed(lambda: [match(f, f.flip(0)) for f in tokens], backbone),
+        match=_timed(lambda: [match_units(f, f.flip(0)) for f in tokens], backbone),
         encode=_timed(lambda: backbone.encode(image), backbone) / plan.images,
         decode=_timed(lambda: backbone.decode(latents), backbone) / plan.images,
     )
@@ -198,7 +199,7 @@ def measure_propagation(
         edited: The edit's branches; `whole`: whether the whole UNet is run for them, or its finest level.
     """
     backbone, injected = run.backbone, run.backbone.injection_feature_sites(run.config.injection.sites)
-    frames = _affordable(2 * costs.row, min(run.plan.frames, max(1, round(run.frames / clips))))
+    frames = _affordable(2 * costs.row, min(run.plan.frames, max(1, round(CLIPS_A_RUN * run.frames / clips))))
     sites, record = backbone.attention_sites(), MemoryRecord(backbone.device)
     branches: tuple[Branch, ...] = ("source", *edited)
     text, z = backbone.conditioning("", "", ""), _noise(run, len(edited) * frames)
@@ -209,12 +210,13 @@ def measure_propagation(
         backbone.predict(z[:1].expand(len(branches), -1, -1, -1), 500, text.rows([0], *branches))
 
     def cut() -> None:
-        one = PropagationPass(record, branches, ("source",), 0, phi)
+        one = PropagationPass(record, branches, ("source",), [0] * frames, phi)
         with attention_installed(backbone.unet, sites, one.processor), source_features(backbone.unet, injected):
             backbone.predict(z[:frames], 500, text.rows(range(frames), "source"))
 
     def propagated() -> None:
-        with attention_installed(backbone.unet, sites, PropagationPass(record, branches, edited, 0, phi).processor):
+        carried = PropagationPass(record, branches, edited, [0] * frames, phi)
+        with attention_installed(backbone.unet, sites, carried.processor):
             _predict(run, z, text.rows(range(frames), *edited), whole)
 
     return _timed(cut, backbone) / frames, _timed(propagated, backbone) / frames

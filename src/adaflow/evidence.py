@@ -202,5 +202,5 @@ def kept_at(run: Run, features: Stage, drawn: Tensor, step: int = 0) -> KeptToke
     grids = stages.attention_grids(run)
     fitting = [level for level, (h, w) in grids.items() if h * w <= LARGEST_GRID]
     level = min(fitting) if fitting else max(grids)
-    kept = kept_tokens(stages.key_features(run, features, keys, level), slimming.budget, slimming)
+    kept = kept_tokens(stages.key_features(run, features, keys)(level), slimming.budget, slimming)
     return KeptTokens(step, tuple(keys.tolist()), grids[level], kept.cpu(), slimming.budget)

@@ -91,6 +91,16 @@ class Partition:
             raise IndexError(f"frame {frame} of {self.frames}")
         return bisect.bisect_right(self.starts, frame) - 1
 
+    def clips_of(self, frames: range) -> list[tuple[int, range]]:
+        """The clips that some frames lie in, by index, and which of the frames are theirs."""
+        found, start = [], frames.start
+        while start < frames.stop:
+            clip = self.clip_of(start)
+            stop = min(frames.stop, self.clips[clip].stop)
+            found.append((clip, range(start, stop)))
+            start = stop
+        return found
+
     @classmethod
     def from_starts(cls, starts: Sequence[int], frames: int) -> Partition:
         """The clips that begin at `starts` (ascending from 0), the last one ending with the video."""

@@ -271,7 +271,7 @@ class AdaFlowPipeline:
                 editor,
                 trajectory,
                 keys,
-                lambda level: stages.key_features(run, features, torch.tensor(keys), level),
+                stages.key_features(run, features, torch.tensor(keys)),
                 lambda step: run.report("edit", step.number + 1, settings.steps),
             )
             h, w = run.geometry.content

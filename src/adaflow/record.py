@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import MemoryRecord
+from .budget import CLIPS_A_RUN
 from .diskarray import DiskArray
 
 
@@ -58,7 +59,7 @@ class StreamedRecord:
     the next clip while the one before is at work, on a stream of their own.
     """
 
-    NEAR = 3  # clips on the GPU at most: the one at work, the next, and one that a border blends in
+    NEAR = CLIPS_A_RUN + 2  # clips on the GPU at most: those at work, the next, and one that a border blends in
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

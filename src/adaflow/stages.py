@@ -6,21 +6,23 @@ half done goes on where its last finished unit ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .correspondence import match, resize
+from .budget import FRAMES_MATCHED
+from .correspondence import match_units, resize
 from .diskarray import DiskArray
 from .errors import InputError
 from .features import FeatureExtractor, energy, leading_directions, sampled_frames
 from .inversion import invert_steps
 from .keyframes import Partition, partition_with_scores, pool, schedule
-from .run import Run, batched
+from .run import Run, batched, spans
 from .workspace import Stage
 
 
@@ -243,15 +245,17 @@ def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, sch
         for c in range(stage.done, len(clips.clips)):
             clip, keys = clips.clips[c], layout.keys[c]
             targets = {k: level_features(array, k, grids, device) for k in keys}
-            for frame in range(clip.start, clip.stop):
-                own = level_features(array, frame, grids, device)
-                for key in keys:
-                    row = layout.row(c, key, frame)
-                    for level in grids:
-                        tokens = own[level].shape[0]
-                        phi = torch.arange(tokens) if key == frame else match(own[level], targets[key][level]).cpu()
-                        arrays[level].write(row, phi[None])
-                run.report("match", frame + 1, run.frames)
+            for frames in spans(clip.start, clip.stop, FRAMES_MATCHED):
+                own = [level_features(array, frame, grids, device) for frame in frames]
+                for key, level in itertools.product(keys, grids):
+                    target = targets[key][level]
+                    same = torch.arange(len(target), device=device)
+                    phi = [
+                        same if key == frame else match_units(feature[level], target)[0]
+                        for frame, feature in zip(frames, own, strict=True)
+                    ]
+                    arrays[level].write(layout.row(c, key, frames.start), torch.stack(phi).cpu())
+                run.report("match", frames.stop, run.frames)
             stage.advance(c + 1)
         stage.finish()
     run.report("match", run.frames, run.frames)
@@ -277,11 +281,14 @@ def still_to_do(stage: Stage, units: int) -> float:
     return 0.0 if stage.complete else 1 - stage.done / units
 
 
-def key_features(run: Run, features: Stage, keys: Tensor, level: int) -> Tensor:
-    """Normalised features ``[M, N, d]`` of keyframes at a level's grid."""
-    array = _array(features, "features")
-    grid = run.backbone.grid(run.latent_size, level)
-    return torch.stack([resize(array.read(k, k + 1)[0].to(run.backbone.device), grid) for k in keys.tolist()])
+def key_features(run: Run, features: Stage, keys: Tensor) -> Callable[[int], Tensor]:
+    """Normalised features ``[M, N, d]`` of keyframes by level; they are read once, when the first is asked for."""
+
+    @cache
+    def read() -> Tensor:
+        return _array(features, "features").rows(keys).to(run.backbone.device)
+
+    return lambda level: torch.stack([resize(one, run.backbone.grid(run.latent_size, level)) for one in read()])
 
 
 def level_features(

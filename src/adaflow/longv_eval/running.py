@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -131,7 +130,7 @@ def alone(task: Task, config: EditConfig) -> Output:
         edited = []
         for piece in spans(0, n, n if budget else PIECE):
             noised = {s.timestep: trajectory.sub(s.number).read(piece.start, piece.stop) for s in editor.steps}
-            features_at = partial(stages.key_features, run, features, torch.arange(n))
+            features_at = stages.key_features(run, features, torch.arange(n))
             edited.append(edit_keyframes(editor, noised, piece, features_at))
             run.report("edit", piece.stop, n)
         frames = _decoded(run, torch.cat(edited))
@@ -230,7 +229,7 @@ def _facts(task: Task, result: EditResult) -> dict[str, float | None]:
         matches = stages.match_tokens(run, clips, drawn, features, scheduled)
         levels = sorted({site.level for site in run.backbone.attention_sites()})
         finest = run.backbone.grid(run.latent_size, levels[0])
-        at_keys = stages.key_features(run, features, drawn[0], levels[-1])
+        at_keys = stages.key_features(run, features, drawn[0])(levels[-1])
     rendered = not isinstance(task.case.film, Footage)  # of real videos nobody knows the motion
     whole = (
         rendered and run.geometry.content == run.geometry.padded == task.video.shape[1:3]
