@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .attention import Blend
-from .correspondence import match_units
+from .budget import FRAMES_MATCHED
 from .diskarray import DiskArray
 from .keyframes import Partition, is_cut
-from .run import Run
-from .stages import attention_grids, level_features, match_arrays
+from .run import Run, spans
+from .stages import attention_grids, level_features, match_arrays, write_matches
 from .workspace import Stage
 
 
@@ -121,12 +121,10 @@ def match_borders(run: Run, clips: Partition, drawn: Tensor, features: Stage, sc
             if place < stage.done:
                 continue
             targets = {k: level_features(array, k, grids, device) for k in layout.keys[stretch.other]}
-            for frame in stretch.frames:
-                own = level_features(array, frame, grids, device)
+            for frames in spans(stretch.frames.start, stretch.frames.stop, FRAMES_MATCHED):
+                own = [level_features(array, frame, grids, device) for frame in frames]
                 for key, target in targets.items():
-                    for level in grids:
-                        phi = match_units(own[level], target[level])[0].cpu()
-                        arrays[level].write(layout.row(place, key, frame), phi[None])
+                    write_matches(arrays, layout.row(place, key, frames.start), own, target)
             stage.advance(place + 1)
             run.report("edit", 0, run.frames * run.config.steps)  # a part of it: the row's own, and done in no time
         stage.finish()

@@ -6,8 +6,7 @@ half done goes on where its last finished unit ended.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -247,19 +246,35 @@ def match_tokens(run: Run, clips: Partition, drawn: Tensor, features: Stage, sch
             targets = {k: level_features(array, k, grids, device) for k in keys}
             for frames in spans(clip.start, clip.stop, FRAMES_MATCHED):
                 own = [level_features(array, frame, grids, device) for frame in frames]
-                for key, level in itertools.product(keys, grids):
-                    target = targets[key][level]
-                    same = torch.arange(len(target), device=device)
-                    phi = [
-                        same if key == frame else match_units(feature[level], target)[0]
-                        for frame, feature in zip(frames, own, strict=True)
-                    ]
-                    arrays[level].write(layout.row(c, key, frames.start), torch.stack(phi).cpu())
+                for key, target in targets.items():
+                    write_matches(arrays, layout.row(c, key, frames.start), own, target, key - frames.start)
                 run.report("match", frames.stop, run.frames)
             stage.advance(c + 1)
         stage.finish()
     run.report("match", run.frames, run.frames)
     return Matches.layout(clips, drawn, arrays)
+
+
+def write_matches(
+    arrays: Mapping[int, DiskArray],
+    row: int,
+    own: Sequence[Mapping[int, Tensor]],
+    target: Mapping[int, Tensor],
+    same: int = -1,
+) -> None:
+    """φ of some frames to one keyframe, into the rows from `row` on; a GPU is waited for once a level.
+
+    Args:
+        arrays: By level.
+        own: Of each frame the normalised features ``[N, d]`` by level; `target`: the keyframe's.
+        same: Which of the frames is the keyframe itself, if one is: φ is then the identity.
+    """
+    for level, array in arrays.items():
+        identity = torch.arange(len(target[level]), device=target[level].device)
+        phi = [
+            identity if i == same else match_units(features[level], target[level])[0] for i, features in enumerate(own)
+        ]
+        array.write(row, torch.stack(phi).cpu())
 
 
 def attention_grids(run: Run) -> dict[int, tuple[int, int]]:
