@@ -2,32 +2,29 @@
 
     python benchmarks/length.py                     # frames 250, 500, 1000 at equal M; M 15, 30, 60 at equal frames
     python benchmarks/length.py --one 1000 60 4     # one case: frames, clips, steps
-    python benchmarks/length.py --one 1000 60 4 --own-heap   # the heap as users have it
+    python benchmarks/length.py --one 1000 60 4 --plain-heap   # the heap as a program has it that uses the API
 
 The film is rendered, inspected and edited by a process each, so that what one leaves behind in its heap is not measured
-in the next; with one heap for all threads and a fixed size from which memory is given back at once, since what glibc
-holds back otherwise differs from run to run. Clips are cut by length alone, so that M is what is asked for.
+in the next; with the heap as the command line has it (`adaflow.heap`). Clips are cut by length alone, so that M is what
+is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import PeakMemory, StageClock, child, write
 
-from adaflow import AdaFlowPipeline, EditConfig
+from adaflow import AdaFlowPipeline, EditConfig, heap
 from adaflow.miniature.world import Film, video
 from adaflow.video import write_video
-
-STEADY_HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
 def film_of(frames: int) -> Film:
@@ -90,12 +87,12 @@ PARTS: dict[str, Callable[[Path, int, int, int], dict[str, Any]]] = {
 }
 
 
-def case(frames: int, clips: int, steps: int) -> dict[str, Any]:
+def case(frames: int, clips: int, steps: int, more: Sequence[str] = ()) -> dict[str, Any]:
     """One case, its parts by processes of their own."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in PARTS:
-            found |= child(__file__, "--part", part, folder, "--one", str(frames), str(clips), str(steps))
+            found |= child(__file__, "--part", part, folder, "--one", str(frames), str(clips), str(steps), *more)
     return found
 
 
@@ -104,21 +101,22 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, type=int)
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--own-heap", action="store_true", help="leave the heap's settings as they are")
+    parser.add_argument("--plain-heap", action="store_true", help="leave the heap as it is")
     arguments = parser.parse_args()
     if arguments.part:
         name, folder = arguments.part
+        if not arguments.plain_heap:
+            heap.steady()
         print(json.dumps(PARTS[name](Path(folder), *arguments.one)))
         return
-    if not arguments.own_heap:
-        os.environ.update(STEADY_HEAP)  # of the processes that measure
+    plain = ["--plain-heap"] if arguments.plain_heap else []
     if arguments.one:
-        print(json.dumps(case(*arguments.one)))
+        print(json.dumps(case(*arguments.one, plain)))
         return
     grid = [(250, 20), (500, 20), (1000, 20), (1000, 15), (1000, 30), (1000, 60)]
     cases = []
     for frames, clips in grid:
-        cases.append(case(frames, clips, arguments.steps))
+        cases.append(case(frames, clips, arguments.steps, plain))
         print(json.dumps(cases[-1]), flush=True)
     by_clips = [(c["clips"], c["peak_bytes"]) for c in cases if c["frames"] == 1000]
     slope = np.polyfit(*np.array(by_clips, dtype=float).T, 1)[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -397,3 +399,37 @@ def test_the_reserve_is_for_what_no_tensor_is() -> None:
 
 if __name__ == "__main__":
     child(int(sys.argv[1]))
+
+
+# -- the heap --------------------------------------------------------------------------------------------------------
+
+HEAPS = """
+import ctypes, sys, threading
+from adaflow import heap
+print(heap.steady())
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.tmpfile.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.malloc_info.argtypes = [ctypes.c_size_t], [ctypes.c_int, ctypes.c_void_p]
+libc.fflush.argtypes = [ctypes.c_void_p]
+held = threading.Barrier(6)
+def work():
+    libc.malloc(1000)
+    held.wait()
+threads = [threading.Thread(target=work) for _ in range(6)]
+for t in threads: t.start()
+for t in threads: t.join()
+out = ctypes.c_void_p.in_dll(libc, "stdout")
+sys.stdout.flush()
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of other C libraries is left as it is")
+@pytest.mark.parametrize("own", [{}, {"MALLOC_ARENA_MAX": "3"}])
+def test_the_command_line_has_one_heap_for_all_threads(own: dict[str, str]) -> None:
+    """By glibc's own account, after six threads at once have allocated; a user's settings stay as they are."""
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    run = subprocess.run([sys.executable, "-c", HEAPS], capture_output=True, text=True, check=True, env=plain | own)
+    assert run.stdout.splitlines()[0] == str(not own)
+    assert len(re.findall("<heap nr=", run.stdout)) == (3 if own else 1)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import Positional, arg
 
-from . import __version__, cli_bench
+from . import __version__, cli_bench, heap
 from .cli_bench import JSON
 from .cli_parsing import Commands, option, parse
 from .config import EditConfig
@@ -228,8 +228,10 @@ COMMANDS: Commands = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; turns an `AdaFlowError` into one line on stderr and its exit code."""
+    if arguments is None:  # a process of our own
+        heap.steady()
+        arguments = sys.argv[1:]
     # Other libraries' bars and warnings are not the user's business; they read these when they are imported.
-    arguments = sys.argv[1:] if arguments is None else arguments
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     if not (list(arguments[:2]) == ["models", "get"] and sys.stderr.isatty()):
