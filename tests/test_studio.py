@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from video_files import picture
 
+from adaflow import figures
 from adaflow.cache import default_root
 from adaflow.cli import main
 from adaflow.config import EditConfig, KeyframeConfig
@@ -37,7 +38,7 @@ from adaflow.estimate import Estimate
 from adaflow.keyframes import Clip, Partition, partition_with_scores
 from adaflow.meter import JsonMeter
 from adaflow.progress import Progress
-from adaflow.studio import controls, drawing, library, timeline, worker
+from adaflow.studio import controls, drawing, layout, library, timeline, worker
 from adaflow.studio.command import command_of, write_settings
 from adaflow.studio.library import Library, TooLargeError, shown_name
 from adaflow.studio.place import Place
@@ -48,6 +49,7 @@ from adaflow.workspace import Workspace
 ABOUT = {"frames": 10, "width": 64, "height": 48, "seconds": 1.0, "fps": 10.0, "times": None, "sound": False,
          "codec": "h264", "tiles": 10, "tile": [72, 96], "fingerprint": "0" * 64, "bytes": 1000}  # fmt: skip
 VIDEO = "0123456789abcdef"
+THRESHOLDS = KeyframeConfig(mean_threshold=0.9, window_threshold=0.7)
 NASTY = "<script>alert(1)</script> ${alert(2)} {{alert(3)}} \" ' `"
 
 
@@ -614,7 +616,7 @@ def test_whatever_comes_from_outside_is_escaped() -> None:
     found = Partition((Clip(0, 4), Clip(4, 10)))
     views = [
         drawing.about_video(video),
-        drawing.timeline(video, found, [[1.0, 1.0]] * 10, (0.9, 0.7), NASTY),
+        drawing.timeline(video, found, [[1.0, 1.0]] * 10, THRESHOLDS, NASTY),
         drawing.progress(job, video, 2),
         drawing.preview(replace(job, kind="preview", state="done")),
         drawing.compare(job, video),
@@ -630,9 +632,30 @@ def test_whatever_comes_from_outside_is_escaped() -> None:
 
 def test_the_timeline_says_its_clips_in_words() -> None:
     video = Video(VIDEO, "a.mp4", 0.0, ABOUT)
-    view = drawing.timeline(video, Partition((Clip(0, 4), Clip(4, 10))), [[1.0, 0.5]] * 10, (0.9, 0.7), "")
+    view = drawing.timeline(video, Partition((Clip(0, 4), Clip(4, 10))), [[1.0, 0.5]] * 10, THRESHOLDS, "")
     assert "2 clips of 4 to 6 frames; 2 keyframes are edited together at every step" in view
-    assert view.count("<rect") == 2 and "4–9 (6)" in view and 'class="cut"' in view
+    assert "4–9 (6)" in view and "clips start at frames 0, 4" in view
+
+
+def test_the_timeline_is_the_figure_of_the_reports_in_the_colours_of_the_page() -> None:
+    """Drawn for a desk and for a telephone; whatever ground the page has, its stylesheet says the colours."""
+    video, found = Video(VIDEO, "a.mp4", 0.0, ABOUT), Partition((Clip(0, 4), Clip(4, 10)))
+    scores = [[1.0, 0.5]] * 10
+    view = drawing.timeline(video, found, scores, THRESHOLDS, "")
+    curves = re.findall(r"<svg.*?</svg>", view, re.DOTALL)
+    assert [re.search(r'class="curves (\w+)"', one)[1] for one in curves] == ["desk", "telephone"]  # type: ignore[index]
+    for one, width in zip(curves, (9.0, 3.9), strict=True):
+        figure = figures.similarity_curves(scores, found, THRESHOLDS, width=width, height=drawing.CURVES)
+        paths = [" ".join(found.split()) for found in re.findall(r' d="(.*?)"', one, re.DOTALL)]
+        same = [" ".join(d.split()) for d in re.findall(r' d="(.*?)"', figures.svg(figure).decode(), re.DOTALL)]
+        assert len(paths) > 20 and paths == same
+        assert 'role="img"' in one and "clips start at frames 0, 4" in one.split(">")[0]
+        assert not re.search("#[0-9a-f]{6}|<style|<script|[{}`$]", one)
+        assert {"var(--figure-first)", "var(--figure-second)", "var(--figure-pale)"} <= set(
+            re.findall(r"var\([^)]*\)", one)
+        )
+    sheet = layout.stylesheet()
+    assert f"--figure-first: {figures.LIGHT.first}" in sheet and f"--figure-first: {figures.DARK.first}" in sheet
 
 
 # -- progress for programs --------------------------------------------------------------------------------------------

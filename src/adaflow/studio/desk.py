@@ -21,7 +21,7 @@ from .library import Library
 from .place import Place
 from .queue import Job, Queue, Video
 from .timeline import Analysis, Sketch, difference, divide_exactly, find_analysis
-from .worker import Worker
+from .worker import DRAWN, Worker
 
 SKETCHES = 4
 """Small copies of features held in memory."""
@@ -35,9 +35,14 @@ class Shown:
     video: str
     found: Partition
     scores: list[list[float]]
-    low: tuple[float, float]
+    config: KeyframeConfig
     exact: bool
     said: str
+
+    @property
+    def low(self) -> tuple[float, float]:
+        """The two thresholds."""
+        return _low(self.config)
 
 
 class Desk:
@@ -126,8 +131,9 @@ class Desk:
         if about is None or not file.is_file():
             return None
         data = read_json(file, file.parent)
-        low = float(about["mean_threshold"]), float(about["window_threshold"])
-        return Shown(video.id, Partition.from_json(data), data["scores"], low, True, "Exact, as an edit will have it.")
+        config = KeyframeConfig(**{name: about[name] for name in DRAWN if name in about}).completed()
+        said = "Exact, as an edit will have it."
+        return Shown(video.id, Partition.from_json(data), data["scores"], config, True, said)
 
     def moving(self, video: Video, mean: float, window: float, model: str, settings: Mapping[str, Any]) -> Shown | None:
         """The clips at these thresholds, at once, about."""
@@ -167,7 +173,7 @@ class Desk:
     def _shown(
         self, video: Video, found: Partition, scores: torch.Tensor, config: KeyframeConfig, exact: bool, said: str
     ) -> Shown:
-        return Shown(video.id, found, scores.tolist(), _low(config), exact, said)
+        return Shown(video.id, found, scores.tolist(), config.completed(), exact, said)
 
     def _config(
         self, video: Video, mean: float, window: float, model: str, settings: Mapping[str, Any]

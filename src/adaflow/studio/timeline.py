@@ -180,5 +180,5 @@ def as_json(found: Partition, scores: Tensor) -> dict[str, Any]:
     return {
         "starts": found.starts,
         "frames": found.frames,
-        "scores": [[round(a, 4) for a in s] for s in scores.tolist()],
+        "scores": [[round(a, 6) for a in s] for s in scores.tolist()],
     }

@@ -32,6 +32,8 @@ PATIENCE = 60.0
 """Seconds that a process may take to stop; then it is killed, which costs it the unit of work at hand."""
 PROXY_LONGEST = 640
 """Longer side in pixels of the copy that a browser plays beside the edit."""
+DRAWN = ("mean_threshold", "window_threshold", "longest_clip")
+"""Settings of a look that the page shows with its clips."""
 OOM = "the system ended it, most likely for want of memory; lower the height, close other programs, and resume"
 
 
@@ -170,8 +172,8 @@ class Worker(threading.Thread):
         folder = self.place.video(job.video)
         make_sketch(analysis).save(folder / "sketch.safetensors")
         write_json(folder / "clips.json", as_json(analysis.partition, analysis.scores))
-        thresholds = {name: getattr(analysis.config, name) for name in ("mean_threshold", "window_threshold")}
-        self.queue.tell_video(job.video, looked={"job": job.id, "model": job.model, **thresholds})
+        drawn = {name: getattr(analysis.config, name) for name in DRAWN}
+        self.queue.tell_video(job.video, looked={"job": job.id, "model": job.model, **drawn})
 
     def _fail(self, job: Job, error: str) -> None:
         self.queue.tell(job.id, error=error.removeprefix("adaflow: "), pid=None, born=None)
