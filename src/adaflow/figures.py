@@ -10,8 +10,8 @@
 | `stage_breakdown` | time and memory by stage | `breakdown` |
 | `beside`, `wiped`, `write_comparison` | source and edit in one frame, or in one video | `comparison` |
 
-Of `similarity_curves` and `stage_breakdown`, lines and words alone, `element` makes a part of an HTML page in the colours
-of its stylesheet, and `recoloured` an SVG file of another theme.
+Of `similarity_curves` and `stage_breakdown`, which are lines and words alone, `element` makes a part of an HTML page in
+the colours of its stylesheet, and `recoloured` an SVG file of another theme.
 
 Those that draw axes return a matplotlib `Figure`, made without pyplot and so without global state; those that only put
 frames side by side return a PIL image. Each takes a `theme`, `LIGHT` or `DARK`. `png`, `svg` and `webp` give bytes.

@@ -137,7 +137,8 @@ def similarity_curves(
     full = np.array([len(clip) >= (config.longest_clip or 0) for clip in partition.clips[:-1]], dtype=bool)
     full &= (values[cuts, 0] >= config.mean_threshold) & (values[cuts, 1] >= config.window_threshold)
     figure, ax, lower = _curve_axes(width, height, 1 if wide else 4 + bool(full.any()), theme)
-    ax.vlines(cuts, 0, 1, transform=ax.get_xaxis_transform(), color=theme.quiet, linewidth=0.6, alpha=0.6, zorder=0)
+    thin = min(0.6, max(0.1, 8 * width / max(len(cuts), 1)))  # many lines leave the curves seen
+    ax.vlines(cuts, 0, 1, transform=ax.get_xaxis_transform(), color=theme.quiet, linewidth=thin, alpha=0.6, zorder=0)
     edge = {"markeredgecolor": theme.ink, "markeredgewidth": 0.6}
     for name, curve, threshold, colour, marker, style in kinds:
         shown = _shown(curve)
@@ -169,7 +170,7 @@ def curve_borders(width: float = WIDE) -> tuple[float, float]:
     return _LEFT / width, 1 - _RIGHT / width
 
 
-_LEFT, _RIGHT, _ABOVE, _TICKS, _ROW, _LINE = 0.62, 0.15, 0.32, 0.46, 0.17, 0.172
+_LEFT, _RIGHT, _ABOVE, _TICKS, _ROW, _LINE = 0.62, 0.22, 0.32, 0.46, 0.17, 0.172
 """Inches left and right of the axes, of the title, of the numbers below, of the row of clips, of a legend's line."""
 
 
@@ -191,9 +192,9 @@ def _curve_axes(width: float, height: float, lines: int, theme: Theme) -> tuple[
 
 
 def _steps(lowest: float) -> np.ndarray:
-    """A few round numbers from the lowest similarity to 1."""
+    """A few round numbers from about the lowest similarity to 1, none where the row of clips has its name."""
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (1 - lowest) / step <= 6)
-    return np.round(np.arange(1, lowest - 0.05, -step), 2)
+    return np.round(np.arange(1, lowest - 0.02, -step), 2)
 
 
 MOST_POINTS = 1600
