@@ -33,12 +33,12 @@ from adaflow.cache import default_root
 from adaflow.cli import main
 from adaflow.config import EditConfig, KeyframeConfig
 from adaflow.encode import write_video
-from adaflow.errors import ConfigError, InputError
+from adaflow.errors import AdaFlowError, ConfigError, InputError
 from adaflow.estimate import Estimate
 from adaflow.keyframes import Clip, Partition, partition_with_scores
 from adaflow.meter import JsonMeter
 from adaflow.progress import Progress
-from adaflow.studio import controls, drawing, layout, library, timeline, worker
+from adaflow.studio import controls, drawing, finder, layout, library, timeline, worker
 from adaflow.studio.command import command_of, write_settings
 from adaflow.studio.library import Library, TooLargeError, shown_name
 from adaflow.studio.place import Place
@@ -226,6 +226,17 @@ def test_a_job_that_fails_says_why(place: Place, queue: Queue, monkeypatch: pyte
         wait(lambda: state(queue, job) == "failed")
     found = queue.find(job.id)
     assert found and found.error == "the disk is full"
+
+
+def test_an_edit_whose_figures_fail_is_done_all_the_same(
+    place: Place, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = edit(queue)
+    with working(place, queue, monkeypatch, f"{GOOD}\n{BAD}"):
+        wait(lambda: state(queue, job) == "done")
+    found = queue.find(job.id)
+    assert found and found.result == {"clips": [[0, 10]]} and not found.error
+    assert found.progress["notes"] == ["a thing", "the disk is full"]
 
 
 def test_what_the_system_kills_says_so_and_can_be_resumed(
@@ -525,6 +536,121 @@ def test_the_small_copy_of_a_large_grid_is_small_and_finds_the_cuts(tmp_path: Pa
     assert {0, 6, 12} <= set(found.starts)
     inside = [i for i in range(18) if i % 6]
     assert (scores - made.scores)[inside].abs().median() < 0.05
+
+
+class Slowly:
+    """In place of `divide_exactly`: goes on frame by frame as it is let, and counts how often it began."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate, self.begun = threading.Semaphore(0), 0
+        monkeypatch.setattr(finder, "divide_exactly", self)
+
+    def __call__(
+        self, made: timeline.Analysis, config: KeyframeConfig, on_frame: Callable[[int], None]
+    ) -> tuple[Partition, torch.Tensor]:
+        self.begun += 1
+        for i in range(made.shape[0]):
+            while not self.gate.acquire(timeout=0.05):
+                on_frame(i)
+            on_frame(i + 1)
+        return timeline.divide_exactly(made, config)
+
+
+@pytest.fixture
+def finding() -> Iterator[finder.Finder]:
+    made = finder.Finder()
+    yield made
+    made.close()
+
+
+def test_exact_clips_are_found_beside_those_who_wait(
+    finding: finder.Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, slowly = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT), Slowly(monkeypatch)
+    assert finding.ask(made, SHORT, 0.01) == 0.0
+    for _ in range(6):
+        slowly.gate.release()
+    wait(lambda: finding.ask(made, SHORT, 0.0) == 0.5)
+    for _ in range(6):
+        slowly.gate.release()
+    for _ in range(2):  # the second time it is known
+        answer = finding.ask(made, SHORT, 20.0)
+        assert isinstance(answer, tuple) and answer[0] == made.partition and torch.equal(answer[1], made.scores)
+    assert slowly.begun == 1
+
+
+def test_what_nobody_asks_any_more_makes_room_for_what_is_asked(
+    finding: finder.Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself it goes on: a browser asks seldom for pages that are not seen."""
+    monkeypatch.setattr(finder, "FORGOTTEN", 0.1)
+    made, slowly = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT), Slowly(monkeypatch)
+    other = replace(SHORT, mean_threshold=0.95)
+    finding.ask(made, SHORT, 0.3)
+    slowly.gate.release()
+    wait(lambda: finding.ask(made, SHORT, 0.3) == 1 / 12)
+    assert slowly.begun == 1
+
+    def answered() -> bool:
+        slowly.gate.release()
+        answer = finding.ask(made, other, 0.05)
+        return isinstance(answer, tuple) and answer[0] == timeline.divide_exactly(made, other)[0]
+
+    wait(answered)
+    assert slowly.begun == 2 and isinstance(finding.ask(made, SHORT, 0.0), float)  # begun anew
+    wait(lambda: slowly.begun == 3)
+
+
+def test_features_that_are_gone_are_looked_for_again(finding: finder.Finder, tmp_path: Path) -> None:
+    made = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT)
+    content = made.features.read_bytes()
+    made.features.unlink()
+    for _ in range(2):
+        with pytest.raises((OSError, AdaFlowError)):
+            finding.ask(made, SHORT, 20.0)
+    made.features.write_bytes(content)
+    assert isinstance(finding.ask(made, SHORT, 20.0), tuple)
+
+
+def test_no_more_answers_are_kept_than_are_moved_among(finding: finder.Finder, tmp_path: Path) -> None:
+    made = analysis(tmp_path, (6, 4, 4, 8), 2, SHORT)
+    for i in range(3 * finder.KEPT):
+        finding.ask(made, replace(SHORT, mean_threshold=i / 100), 20.0)
+    assert len(finding._answers) == len(finding._asked) == len(finding._done) <= finder.KEPT + 1
+
+
+def test_a_page_shows_what_is_about_right_until_the_exact_clips_are_there(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adaflow.studio import desk as room
+
+    desk, made = room.Desk(place, 1000), analysis(tmp_path, (12, 6, 8, 16), 3, SHORT)
+    video = desk.queue.add_video("e" * 16, "a.mp4", ABOUT)
+    place.video(video.id).mkdir()
+    desk.queue.tell_video(
+        video.id, looked={"job": "", "model": "miniature", **timeline.keep(made, place.video(video.id))}
+    )
+    video = desk.video(video.id)
+    looked = desk.looked(video)
+    assert looked and looked.exact and (looked.found, looked.low) == (made.partition, (0.9, 0.7))
+    assert looked.config.longest_clip == SHORT.longest_clip
+    monkeypatch.setattr(desk, "_analysis", lambda video: made)
+    monkeypatch.setattr(room, "WAIT", 0.05)
+    slowly = Slowly(monkeypatch)
+    live = desk.moving(video, 0.95, 0.7, "miniature", {})
+    for _ in range(6):
+        slowly.gate.release()
+    asked = video, 0.95, 0.7, "miniature", {}
+    halfway = wait(lambda: next((s for s in [desk.exact(*asked, live)] if s and "50 %" in s.said), None))
+    assert live and isinstance(halfway, room.Shown) and not halfway.exact
+    assert halfway.said == "About; the exact ones are being found: 50 %." and halfway.found == live.found
+    other = desk.exact(*asked, looked)  # what is shown is of other thresholds
+    assert other and (other.low, other.exact, other.found) == ((0.95, 0.7), False, live.found)
+    for _ in range(6):
+        slowly.gate.release()
+    exact = wait(lambda: next((s for s in [desk.exact(*asked, halfway)] if s and s.exact), None))
+    assert isinstance(exact, room.Shown) and exact.said == "Exact: the same clips as shown while moving."
+    desk.stop()
 
 
 def test_a_sketch_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def serve_studio(
             except KeyboardInterrupt:
                 pass
             finally:
-                desk.worker.stop()
+                desk.stop()
     finally:
         lock.release()
 

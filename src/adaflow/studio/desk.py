@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +17,15 @@ from ..keyframes import Partition
 from ..prompts import unknown_words
 from ..store import read_json
 from .controls import MEAN, WINDOW, models_here, thresholds
+from .finder import Finder
 from .library import Library
 from .place import Place
 from .queue import Job, Queue, Video
-from .timeline import Analysis, Sketch, difference, divide_exactly, find_analysis
-from .worker import DRAWN, Worker
+from .timeline import DRAWN, Analysis, Sketch, difference, find_analysis
+from .worker import Worker
 
+WAIT = 1.0
+"""Seconds that a page waits for exact clips; 1,000 frames of the miniature take less."""
 SKETCHES = 4
 """Small copies of features held in memory."""
 LONGEST_PROMPT = 2000
@@ -56,6 +59,12 @@ class Desk:
         self.worker = Worker(place, self.queue)
         self._sketches: OrderedDict[tuple[str, int], Sketch] = OrderedDict()
         self._mutex = threading.Lock()
+        self._finder = Finder()
+
+    def stop(self) -> None:
+        """End what is at work: a job goes on when a server is started again."""
+        self._finder.close()
+        self.worker.stop()
 
     def remove(self, video: Video) -> str:
         """Delete a video with all that was made of it; what was and what was not, in a sentence.
@@ -155,13 +164,20 @@ class Desk:
     ) -> Shown | None:
         """The clips at these thresholds, from the features themselves, and what differs from those found live.
 
+        Where they take longer than a page can wait, those found live, and how far the exact ones are: ask again.
         `before` is what is shown: of these thresholds or others, live or exact.
         """
         analysis = self._analysis(video)
         if analysis is None:
-            return before and Shown(**{**vars(before), "exact": True, "said": GONE})
+            return before and replace(before, exact=True, said=GONE)
         config = self._config(video, mean, window, model, settings)
-        found, scores = divide_exactly(analysis, config)
+        answer = self._finder.ask(analysis, config, WAIT)
+        if isinstance(answer, float):
+            known = before if before and before.low == _low(config) else None
+            live = known or self.moving(video, mean, window, model, settings)
+            said = f"About; the exact ones are being found: {5 * int(20 * answer)} %."
+            return live and replace(live, exact=False, said=said)
+        found, scores = answer
         said = "Exact, as an edit will have it."
         if before and before.exact:
             said = before.said if (before.low, before.found) == (_low(config), found) else said

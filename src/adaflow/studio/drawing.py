@@ -93,7 +93,8 @@ def timeline(
     frames = [round((i + 0.5) * n / shown - 0.5) for i in range(shown)]
     film = "".join(f'<span class="tile" style="{_tile(video, frame)}"></span>' for frame in frames)
     starts = ", ".join(map(str, found.starts[:MOST_KEYFRAMES])) + (" …" if len(found) > MOST_KEYFRAMES else "")
-    label = f"similarity of each frame to the first one of its clip, and the thresholds; clips start at frames {starts}"
+    low = f"{config.mean_threshold:g} and {config.window_threshold:g}"
+    label = f"similarity of each frame to the first one of its clip; thresholds {low}; clips start at frames {starts}"
     curves, borders = "", ""
     for screen, width in SCREENS.items():
         drawn = similarity_curves(scores, found, config, width=width, height=CURVES)

@@ -23,7 +23,7 @@ from ..config import KeyframeConfig
 from ..diskarray import DiskArray
 from ..features import energy, leading_directions, sampled_frames
 from ..keyframes import Partition, partition_with_scores, window_size
-from ..store import STAGES, read_json, read_stage, stage_infos
+from ..store import STAGES, read_json, read_stage, stage_infos, write_json
 
 TOKENS, DEPTH = 512, 64
 """Of a frame in the small copy: what 1,000 frames are divided with in about half a second on one core."""
@@ -123,6 +123,17 @@ def make_sketch(analysis: Analysis) -> Sketch:
         small.append((values @ basis if basis is not None else values).half())
     sketch = Sketch(torch.stack(small).contiguous(), square, (height, width), (0.0, 0.0))
     return sketch if square == 1 and basis is None else replace(sketch, shift=_shift(sketch, analysis))
+
+
+DRAWN = ("mean_threshold", "window_threshold", "longest_clip")
+"""Settings of a look that the page shows with its clips."""
+
+
+def keep(analysis: Analysis, folder: Path) -> dict[str, Any]:
+    """Write into a video's folder what the page needs while thresholds move; what was `looked` at, for the queue."""
+    make_sketch(analysis).save(folder / "sketch.safetensors")
+    write_json(folder / "clips.json", as_json(analysis.partition, analysis.scores))
+    return {name: getattr(analysis.config, name) for name in DRAWN}
 
 
 def _directions(analysis: Analysis) -> Tensor:
