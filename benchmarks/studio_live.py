@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import sys
@@ -102,7 +103,8 @@ def looked_at_by_sd(root: Path, film: Path, frames: int) -> dict[str, Any]:
     place.make()
     queue = Queue(place.database)
     if queue.videos():
-        return {}
+        known: dict[str, Any] = json.loads((root / "prepared.json").read_text())
+        return known
 
     async def content() -> AsyncIterator[bytes]:
         yield film.read_bytes()
@@ -136,6 +138,7 @@ def looked_at_by_sd(root: Path, film: Path, frames: int) -> dict[str, Any]:
     looked = keep(analysis, place.video(taken.id))
     seconds["small copy"] = round(time.perf_counter() - start, 1)
     queue.tell_video(taken.id, looked={"job": "0" * 16, "model": SD, **looked})
+    (root / "prepared.json").write_text(json.dumps(seconds))
     return seconds
 
 
@@ -179,6 +182,7 @@ def measure(root: Path, film: Path, given: argparse.Namespace, seconds: dict[str
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(studio.url)
         expect(page.get_by_role("heading", name="1. The video")).to_be_visible(timeout=60_000)
+        expect(page.locator(".facts, .note").first).to_be_visible()  # gradio forgets what comes before that
         if not given.sd:
             looked_at_by_the_miniature(page, film)
         expect(page.locator("figure.timeline")).to_be_visible(timeout=60_000)

@@ -64,7 +64,7 @@ THEMES = {"light": LIGHT, "dark": DARK}
 
 
 def new_figure(
-    width: float, height: float, theme: Theme = LIGHT, layout: Literal["constrained", "none"] = "constrained"
+    width: float, height: float, theme: Theme = LIGHT, layout: Literal["constrained"] | None = "constrained"
 ) -> Figure:
     """An empty figure of so many inches; without a layout its axes stay where they are put."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor=theme.ground)
@@ -161,6 +161,7 @@ def element(figure: Figure, label: str, kind: str = "", theme: Theme = LIGHT) ->
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)  # of the whole page
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))  # other names would be those of the next figure as well
     body = re.sub(r'<!--.*?-->| id="([^"]*)"', lambda at: at[0] if at[1] in used else "", body, flags=re.DOTALL)
+    body = re.sub(r"\s*\n\s*", " ", body)
     width, height = (72 * inches for inches in figure.get_size_inches())
     variables = {name: f"var(--figure-{name})" for name in asdict(theme)}
     return (

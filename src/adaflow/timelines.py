@@ -139,9 +139,9 @@ def similarity_curves(
     figure, ax, lower = _curve_axes(width, height, 1 if wide else 4 + bool(full.any()), theme)
     thin = min(0.6, max(0.1, 8 * width / max(len(cuts), 1)))  # many lines leave the curves seen
     ax.vlines(cuts, 0, 1, transform=ax.get_xaxis_transform(), color=theme.quiet, linewidth=thin, alpha=0.6, zorder=0)
-    edge = {"markeredgecolor": theme.ink, "markeredgewidth": 0.6}
+    edge: dict[str, Any] = {"markeredgecolor": theme.ink, "markeredgewidth": 0.6}
     for name, curve, threshold, colour, marker, style in kinds:
-        shown = _shown(curve)
+        shown = _shown(curve, int(POINTS * width))
         ax.plot(shown + 0.5, curve[shown], color=colour, linewidth=1.1, linestyle=style, marker=dots, label=name)
         ax.axhline(threshold, color=colour, linewidth=0.9, linestyle=":", label=f"{name}: threshold {threshold:g}")
         below = cuts[curve[cuts] < threshold]
@@ -180,7 +180,7 @@ def _curve_axes(width: float, height: float, lines: int, theme: Theme) -> tuple[
     """
     below = 0.1 + lines * _LINE + _TICKS
     whole = below + _ROW + height + _ABOVE
-    figure = new_figure(width, whole, theme, layout="none")
+    figure = new_figure(width, whole, theme, layout=None)
     left, right = curve_borders(width)
     upper = figure.add_axes((left, (below + _ROW) / whole, right - left, height / whole))
     lower = figure.add_axes((left, below / whole, right - left, _ROW / whole), sharex=upper)
@@ -197,14 +197,14 @@ def _steps(lowest: float) -> np.ndarray:
     return np.round(np.arange(1, lowest - 0.02, -step), 2)
 
 
-MOST_POINTS = 1600
-"""Of a curve: twice as many as there are dots of ink in a row."""
+POINTS = 80
+"""Of a curve, at most, an inch: more cannot be told apart, and a page would wait for them."""
 
 
-def _shown(curve: np.ndarray) -> np.ndarray:
+def _shown(curve: np.ndarray, most: int) -> np.ndarray:
     """The frames through which a curve is drawn: all, or the lowest and the highest of each few."""
-    if len(curve) <= MOST_POINTS:
+    if len(curve) <= most:
         return np.arange(len(curve))
-    parts = np.array_split(np.arange(len(curve)), MOST_POINTS // 2)
+    parts = np.array_split(np.arange(len(curve)), most // 2)
     ends = [(part[curve[part].argmin()], part[curve[part].argmax()]) for part in parts]
     return np.unique([0, len(curve) - 1, *np.ravel(ends)])
