@@ -59,7 +59,7 @@ def main() -> None:
             for _ in range(REPEATS):
                 begin = time.perf_counter()
                 clips, scores = made.divide(config)
-                drawing.timeline(video, clips, scores.tolist(), (mean, 0.0), "")
+                drawing.timeline(video, clips, scores.tolist(), config, "")
                 seconds.append(round(time.perf_counter() - begin, 2))
             row = {"shape": name, "copy": list(made.features.shape), "clips": len(clips)}
             found.append(row | {"fastest": min(seconds), "slowest": max(seconds)})

@@ -89,7 +89,8 @@ def edit(adaflow: Adaflow, model: Path, good: Path, out: Path) -> Adaflow:
     def run(
         *more: object, video: Path = good, prompt: str = "a blue car", to: Path = out, by: Path | str = model
     ) -> Outcome:
-        return adaflow("edit", "-o", to, "--model", by, *SMALL, *more, "--", video, prompt)
+        figures = [] if "--report" in more else ["--no-report"]
+        return adaflow("edit", "-o", to, "--model", by, *figures, *SMALL, *more, "--", video, prompt)
 
     return run
 

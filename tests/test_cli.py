@@ -99,7 +99,7 @@ def test_edit_prints_the_place_of_the_output_and_nothing_else(
     model: Path, video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, err = run(capsys, "edit", video, "a blue car", "--model", model, *SMALL)
-    assert out == f"{video.with_name('in.edited.mp4')}\n"
+    assert out == f"{video.with_name('in.edited.mp4')}\n{video.with_name('in.edited.report.html')}\n"
     assert read_metadata(video.with_name("in.edited.mp4"))["adaflow"]["prompt"] == "a blue car"
     assert [line.split(":")[0] for line in err.splitlines()] == [
         "keyframes",
@@ -115,6 +115,7 @@ def test_edit_json_is_one_document(place: list[str], model: Path, capsys: pytest
     out, _ = run(capsys, "edit", "in.mp4", "a blue car", *place, "--model", model, *SMALL, "--json")
     document = json.loads(out)
     assert document["output"] == "x.mp4" and Path("x.mp4").is_file()
+    assert document["report"] == "x.report.html" and Path("x.report.html").is_file()
     assert document["clips"][0][0] == 0 and document["clips"][-1][1] == document["frames"] == 4
     assert document["settings"]["steps"] == 2 and document["prompt"] == "a blue car"
 
@@ -122,11 +123,13 @@ def test_edit_json_is_one_document(place: list[str], model: Path, capsys: pytest
 def test_inspect_edits_nothing(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words, _ = run(capsys, "inspect", "in.mp4", "--model", model, *SMALL)
     assert words.startswith("4 frames, edited at 48x32\n") and "an edit will take about" in words
+    assert words.endswith("\nfigures: in.report.html\n")
     out, _ = run(capsys, "inspect", "in.mp4", "--model", model, *SMALL, "--json")
     document = json.loads(out)
-    assert set(document) == {"video", "edited_at", "clips", "estimate"}
+    assert set(document) == {"video", "edited_at", "clips", "estimate", "report"}
     assert document["edited_at"] == {"height": 32, "width": 48} and document["video"]["frames"] == 4
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["in.mp4"]
+    assert document["report"] == "in.report.html"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["in.mp4", "in.report.html"]
 
 
 def test_preview_is_a_picture(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +205,7 @@ def test_workspaces_are_listed_shown_and_pruned_only_as_told(
     model: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, "workspace", "list")[0] == f"no workspaces in {tmp_path / 'cache'}\n"
-    run(capsys, "inspect", video, "--model", model, *SMALL)
+    run(capsys, "inspect", video, "--model", model, *SMALL, "--no-report")
     [folder] = (tmp_path / "cache" / "workspaces").iterdir()
     assert str(folder) in run(capsys, "workspace", "list")[0]
     [listed] = json.loads(run(capsys, "workspace", "list", "--json")[0])["workspaces"]

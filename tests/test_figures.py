@@ -2,8 +2,10 @@
 
 import colorsys
 import io
+import re
 from collections.abc import Callable
 from itertools import combinations
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from adaflow import figures
-from adaflow.canvas import DARK, LIGHT, Theme
+from adaflow.canvas import DARK, LIGHT, WIDE, Theme
 from adaflow.config import KeyframeConfig
 from adaflow.keyframes import Partition
 from adaflow.progress import STAGES
@@ -111,6 +113,92 @@ def test_curves_show_thresholds_and_reasons() -> None:
     figures.png(figures.similarity_curves(torch.ones(1, 2), Partition.from_starts([0], 1)))
     with pytest.raises(ValueError, match="scores"):
         figures.similarity_curves(torch.ones(11, 2), CLIPS)
+
+
+def test_a_clip_that_is_shorter_did_not_reach_the_longest_length() -> None:
+    """Whatever its similarities were rounded to."""
+    figure = figures.similarity_curves(torch.ones(12, 2), CLIPS, KeyframeConfig(longest_clip=400))
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]  # type: ignore[union-attr]
+    assert len(labels) == 4 and not any("longest" in label for label in labels)
+
+
+def test_curves_stand_between_their_borders_and_above_the_clips() -> None:
+    for width in (WIDE, 3.9):
+        figure = figures.similarity_curves(torch.rand(12, 2), CLIPS, width=width)
+        upper, lower = figure.axes
+        for ax in (upper, lower):
+            box = ax.get_position()
+            assert (box.x0, box.x1) == pytest.approx(figures.curve_borders(width))
+            assert ax.get_xlim() == (0, 12)
+        assert lower.get_position().y1 == pytest.approx(upper.get_position().y0)
+        [blocks] = lower.collections
+        ends = [path.get_extents().intervalx.tolist() for path in blocks.get_paths()]
+        assert ends == [[clip.start, clip.stop] for clip in CLIPS.clips]
+        figure.canvas.draw()
+        whole = figure.bbox
+        for text in [upper.title, upper.yaxis.label, lower.xaxis.label, lower.yaxis.label, *upper.get_yticklabels()]:
+            box = text.get_window_extent()
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1, text
+        legend = upper.get_legend().get_window_extent()  # type: ignore[union-attr]
+        assert whole.x0 <= legend.x0 and legend.x1 <= whole.x1 and legend.y0 >= 0
+        assert legend.y1 <= lower.xaxis.label.get_window_extent().y0
+
+
+@pytest.mark.parametrize("n", [1, 2, 800, 801, 20_000])
+def test_a_long_curve_is_drawn_through_its_extremes(n: int) -> None:
+    scores = np.random.default_rng(0).uniform(0.2, 1, (n, 2))
+    scores[n // 3] = 0.01, 0.02  # one frame that must not be lost
+    drawn = figures.similarity_curves(scores, Partition.from_starts([0], n)).axes[0].lines[0]
+    x, y = (np.asarray(values) for values in drawn.get_data())
+    assert len(x) <= 802 and np.all(np.diff(x) > 0) and y.min() == 0.01 and y.max() == scores[:, 0].max()
+    np.testing.assert_array_equal(y, scores[(x - 0.5).astype(int), 0])
+    assert {0.5, n - 0.5} <= set(x)
+    if n <= 800:
+        assert len(x) == n
+
+
+LINES: dict[str, Callable[[Theme, float], Figure]] = {
+    "similarity_curves": lambda theme, width: figures.similarity_curves(
+        torch.linspace(1, 0.3, 24).reshape(12, 2), CLIPS, KeyframeConfig(longest_clip=3), theme=theme, width=width
+    ),
+    "stage_breakdown": lambda theme, width: figures.stage_breakdown(
+        {"edit": 3.0}, {"edit": 10**9}, expected={"decode": 5.0}, expected_bytes=10**9, theme=theme, width=width
+    ),
+}
+
+
+@pytest.mark.parametrize("width", [WIDE, 3.9])
+@pytest.mark.parametrize("name", LINES)
+def test_another_ground_is_only_other_colours(name: str, width: float) -> None:
+    """What is recoloured is what would have been drawn, but for the names of markers within the file."""
+
+    def unnamed(drawn: bytes) -> str:
+        names: dict[str, str] = {}
+        return re.sub(
+            r'((?:id="|#)[mph])([0-9a-f]{10})',
+            lambda at: at[1] + names.setdefault(at[2], str(len(names))),
+            drawn.decode(),
+        )
+
+    light, dark = (figures.svg(LINES[name](theme, width)) for theme in (LIGHT, DARK))
+    assert light != dark
+    assert unnamed(figures.recoloured(light, LIGHT, DARK)) == unnamed(dark)
+    assert unnamed(figures.recoloured(dark, DARK, LIGHT)) == unnamed(light)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_an_element_takes_all_its_colours_from_the_page(name: str) -> None:
+    made = figures.element(LINES[name](LIGHT, 8.0), 'said "so" <b>', "kind")
+    root = ElementTree.fromstring(made)
+    assert root.tag == "svg" and root.get("aria-label") == 'said "so" <b>' and root.get("class") == "kind"
+    assert root.get("role") == "img" and root.get("viewBox", "").startswith("0 0 576 ")
+    fields = set(re.findall(r"var\(--figure-(\w+)\)", made))
+    assert {"ink", "quiet", "first"} <= fields and not re.search(
+        "#[0-9a-f]{6}\\b|<style|<script|<metadata|https?:", made.replace("http://www.w3.org/1999/xlink", "")
+    )
+    assert fields <= set(re.findall(r"--figure-(\w+): #", figures.colours(DARK)))
+    ids = set(re.findall(r' id="([^"]*)"', made))
+    assert set(re.findall(r'(?:href="|url\()#([^")]*)', made)) <= ids
 
 
 def test_frames_stand_above_their_partners() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from adaflow import figures
 from adaflow.comparison import beside, middles_of
-from adaflow.errors import InputError
+from adaflow.errors import InputError, ResourceError
 from adaflow.report import Compare, Film, Grid, Section, Shown, write_report
 from adaflow.video import probe, write_video
 
@@ -90,7 +90,7 @@ def test_a_failed_page_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(ResourceError, match=r"cannot be written .* the disk is full"):
         write_report(path, "new", [])
     assert "old" in path.read_text(encoding="utf-8") and [p.name for p in tmp_path.iterdir()] == ["page.html"]
 

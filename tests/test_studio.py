@@ -28,16 +28,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from video_files import picture
 
+from adaflow import figures
 from adaflow.cache import default_root
 from adaflow.cli import main
 from adaflow.config import EditConfig, KeyframeConfig
 from adaflow.encode import write_video
-from adaflow.errors import ConfigError, InputError
+from adaflow.errors import AdaFlowError, ConfigError, InputError
 from adaflow.estimate import Estimate
 from adaflow.keyframes import Clip, Partition, partition_with_scores
 from adaflow.meter import JsonMeter
 from adaflow.progress import Progress
-from adaflow.studio import controls, drawing, library, timeline, worker
+from adaflow.studio import controls, drawing, finder, layout, library, timeline, worker
 from adaflow.studio.command import command_of, write_settings
 from adaflow.studio.library import Library, TooLargeError, shown_name
 from adaflow.studio.place import Place
@@ -48,6 +49,7 @@ from adaflow.workspace import Workspace
 ABOUT = {"frames": 10, "width": 64, "height": 48, "seconds": 1.0, "fps": 10.0, "times": None, "sound": False,
          "codec": "h264", "tiles": 10, "tile": [72, 96], "fingerprint": "0" * 64, "bytes": 1000}  # fmt: skip
 VIDEO = "0123456789abcdef"
+THRESHOLDS = KeyframeConfig(mean_threshold=0.9, window_threshold=0.7)
 NASTY = "<script>alert(1)</script> ${alert(2)} {{alert(3)}} \" ' `"
 
 
@@ -224,6 +226,17 @@ def test_a_job_that_fails_says_why(place: Place, queue: Queue, monkeypatch: pyte
         wait(lambda: state(queue, job) == "failed")
     found = queue.find(job.id)
     assert found and found.error == "the disk is full"
+
+
+def test_an_edit_whose_figures_fail_is_done_all_the_same(
+    place: Place, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = edit(queue)
+    with working(place, queue, monkeypatch, f"{GOOD}\n{BAD}"):
+        wait(lambda: state(queue, job) == "done")
+    found = queue.find(job.id)
+    assert found and found.result == {"clips": [[0, 10]]} and not found.error
+    assert found.progress["notes"] == ["a thing", "the disk is full"]
 
 
 def test_what_the_system_kills_says_so_and_can_be_resumed(
@@ -525,6 +538,121 @@ def test_the_small_copy_of_a_large_grid_is_small_and_finds_the_cuts(tmp_path: Pa
     assert (scores - made.scores)[inside].abs().median() < 0.05
 
 
+class Slowly:
+    """In place of `divide_exactly`: goes on frame by frame as it is let, and counts how often it began."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate, self.begun = threading.Semaphore(0), 0
+        monkeypatch.setattr(finder, "divide_exactly", self)
+
+    def __call__(
+        self, made: timeline.Analysis, config: KeyframeConfig, on_frame: Callable[[int], None]
+    ) -> tuple[Partition, torch.Tensor]:
+        self.begun += 1
+        for i in range(made.shape[0]):
+            while not self.gate.acquire(timeout=0.05):
+                on_frame(i)
+            on_frame(i + 1)
+        return timeline.divide_exactly(made, config)
+
+
+@pytest.fixture
+def finding() -> Iterator[finder.Finder]:
+    made = finder.Finder()
+    yield made
+    made.close()
+
+
+def test_exact_clips_are_found_beside_those_who_wait(
+    finding: finder.Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, slowly = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT), Slowly(monkeypatch)
+    assert finding.ask(made, SHORT, 0.01) == 0.0
+    for _ in range(6):
+        slowly.gate.release()
+    wait(lambda: finding.ask(made, SHORT, 0.0) == 0.5)
+    for _ in range(6):
+        slowly.gate.release()
+    for _ in range(2):  # the second time it is known
+        answer = finding.ask(made, SHORT, 20.0)
+        assert isinstance(answer, tuple) and answer[0] == made.partition and torch.equal(answer[1], made.scores)
+    assert slowly.begun == 1
+
+
+def test_what_nobody_asks_any_more_makes_room_for_what_is_asked(
+    finding: finder.Finder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself it goes on: a browser asks seldom for pages that are not seen."""
+    monkeypatch.setattr(finder, "FORGOTTEN", 0.1)
+    made, slowly = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT), Slowly(monkeypatch)
+    other = replace(SHORT, mean_threshold=0.95)
+    finding.ask(made, SHORT, 0.3)
+    slowly.gate.release()
+    wait(lambda: finding.ask(made, SHORT, 0.3) == 1 / 12)
+    assert slowly.begun == 1
+
+    def answered() -> bool:
+        slowly.gate.release()
+        answer = finding.ask(made, other, 0.05)
+        return isinstance(answer, tuple) and answer[0] == timeline.divide_exactly(made, other)[0]
+
+    wait(answered)
+    assert slowly.begun == 2 and isinstance(finding.ask(made, SHORT, 0.0), float)  # begun anew
+    wait(lambda: slowly.begun == 3)
+
+
+def test_features_that_are_gone_are_looked_for_again(finding: finder.Finder, tmp_path: Path) -> None:
+    made = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT)
+    content = made.features.read_bytes()
+    made.features.unlink()
+    for _ in range(2):
+        with pytest.raises((OSError, AdaFlowError)):
+            finding.ask(made, SHORT, 20.0)
+    made.features.write_bytes(content)
+    assert isinstance(finding.ask(made, SHORT, 20.0), tuple)
+
+
+def test_no_more_answers_are_kept_than_are_moved_among(finding: finder.Finder, tmp_path: Path) -> None:
+    made = analysis(tmp_path, (6, 4, 4, 8), 2, SHORT)
+    for i in range(3 * finder.KEPT):
+        finding.ask(made, replace(SHORT, mean_threshold=i / 100), 20.0)
+    assert len(finding._answers) == len(finding._asked) == len(finding._done) <= finder.KEPT + 1
+
+
+def test_a_page_shows_what_is_about_right_until_the_exact_clips_are_there(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from adaflow.studio import desk as room
+
+    desk, made = room.Desk(place, 1000), analysis(tmp_path, (12, 6, 8, 16), 3, SHORT)
+    video = desk.queue.add_video("e" * 16, "a.mp4", ABOUT)
+    place.video(video.id).mkdir()
+    desk.queue.tell_video(
+        video.id, looked={"job": "", "model": "miniature", **timeline.keep(made, place.video(video.id))}
+    )
+    video = desk.video(video.id)
+    looked = desk.looked(video)
+    assert looked and looked.exact and (looked.found, looked.low) == (made.partition, (0.9, 0.7))
+    assert looked.config.longest_clip == SHORT.longest_clip
+    monkeypatch.setattr(desk, "_analysis", lambda video: made)
+    monkeypatch.setattr(room, "WAIT", 0.05)
+    slowly = Slowly(monkeypatch)
+    live = desk.moving(video, 0.95, 0.7, "miniature", {})
+    for _ in range(6):
+        slowly.gate.release()
+    asked = video, 0.95, 0.7, "miniature", {}
+    halfway = wait(lambda: next((s for s in [desk.exact(*asked, live)] if s and "50 %" in s.said), None))
+    assert live and isinstance(halfway, room.Shown) and not halfway.exact
+    assert halfway.said == "About; the exact ones are being found: 50 %." and halfway.found == live.found
+    other = desk.exact(*asked, looked)  # what is shown is of other thresholds
+    assert other and (other.low, other.exact, other.found) == ((0.95, 0.7), False, live.found)
+    for _ in range(6):
+        slowly.gate.release()
+    exact = wait(lambda: next((s for s in [desk.exact(*asked, halfway)] if s and s.exact), None))
+    assert isinstance(exact, room.Shown) and exact.said == "Exact: the same clips as shown while moving."
+    desk.stop()
+
+
 def test_a_sketch_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = replace(timeline.make_sketch(analysis(tmp_path, (4, 6, 8, 80), 2, SHORT)), shift=(0.125, -0.25))
     made.save(tmp_path / "sketch.safetensors")
@@ -614,7 +742,7 @@ def test_whatever_comes_from_outside_is_escaped() -> None:
     found = Partition((Clip(0, 4), Clip(4, 10)))
     views = [
         drawing.about_video(video),
-        drawing.timeline(video, found, [[1.0, 1.0]] * 10, (0.9, 0.7), NASTY),
+        drawing.timeline(video, found, [[1.0, 1.0]] * 10, THRESHOLDS, NASTY),
         drawing.progress(job, video, 2),
         drawing.preview(replace(job, kind="preview", state="done")),
         drawing.compare(job, video),
@@ -630,9 +758,30 @@ def test_whatever_comes_from_outside_is_escaped() -> None:
 
 def test_the_timeline_says_its_clips_in_words() -> None:
     video = Video(VIDEO, "a.mp4", 0.0, ABOUT)
-    view = drawing.timeline(video, Partition((Clip(0, 4), Clip(4, 10))), [[1.0, 0.5]] * 10, (0.9, 0.7), "")
+    view = drawing.timeline(video, Partition((Clip(0, 4), Clip(4, 10))), [[1.0, 0.5]] * 10, THRESHOLDS, "")
     assert "2 clips of 4 to 6 frames; 2 keyframes are edited together at every step" in view
-    assert view.count("<rect") == 2 and "4–9 (6)" in view and 'class="cut"' in view
+    assert "4–9 (6)" in view and "clips start at frames 0, 4" in view
+
+
+def test_the_timeline_is_the_figure_of_the_reports_in_the_colours_of_the_page() -> None:
+    """Drawn for a desk and for a telephone; whatever ground the page has, its stylesheet says the colours."""
+    video, found = Video(VIDEO, "a.mp4", 0.0, ABOUT), Partition((Clip(0, 4), Clip(4, 10)))
+    scores = [[1.0, 0.5]] * 10
+    view = drawing.timeline(video, found, scores, THRESHOLDS, "")
+    curves = re.findall(r"<svg.*?</svg>", view, re.DOTALL)
+    assert [re.search(r'class="curves (\w+)"', one)[1] for one in curves] == ["desk", "telephone"]  # type: ignore[index]
+    for one, width in zip(curves, (9.0, 3.9), strict=True):
+        figure = figures.similarity_curves(scores, found, THRESHOLDS, width=width, height=drawing.CURVES)
+        paths = [" ".join(found.split()) for found in re.findall(r' d="(.*?)"', one, re.DOTALL)]
+        same = [" ".join(d.split()) for d in re.findall(r' d="(.*?)"', figures.svg(figure).decode(), re.DOTALL)]
+        assert len(paths) > 20 and paths == same
+        assert 'role="img"' in one and "clips start at frames 0, 4" in one.split(">")[0]
+        assert not re.search("#[0-9a-f]{6}|<style|<script|[{}`$]", one)
+        assert {"var(--figure-first)", "var(--figure-second)", "var(--figure-pale)"} <= set(
+            re.findall(r"var\([^)]*\)", one)
+        )
+    sheet = layout.stylesheet()
+    assert f"--figure-first: {figures.LIGHT.first}" in sheet and f"--figure-first: {figures.DARK.first}" in sheet
 
 
 # -- progress for programs --------------------------------------------------------------------------------------------

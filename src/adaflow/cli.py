@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
+import tyro
 from tyro.conf import Positional, arg
 
 from . import __version__, cli_bench, heap
@@ -70,7 +71,9 @@ _PICTURE = option("default: NAME.preview.png beside the source", aliases=["-o"],
 _MODEL = option("a known name (adaflow models list), a hub id, or a folder", metavar="MODEL")
 _CONFIG = option("settings from a YAML file; options go before it", metavar="FILE")
 _WORKSPACE = option("default: one for this video in the user's cache", metavar="FOLDER")
-_REPORT = option("also write a page of figures", metavar="FILE.html")
+_REPORT = option("where the page of figures goes (default: NAME.report.html beside the output)", metavar="FILE.html")
+_FIGURES = option("where the page of figures goes (default: NAME.report.html beside the video)", metavar="FILE.html")
+_NO_REPORT = option("write no page of figures")
 _COMPARE = option(
     "also write source and edit in one video: NAME.side.mp4, or NAME.slider.mp4 with a moving line",
     metavar="{side,slider}",
@@ -89,6 +92,7 @@ def edit(
     config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
     report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
+    no_report: Annotated[bool, _NO_REPORT, tyro.conf.FlagCreatePairsOff] = False,
     compare: Annotated[Optional[str], _COMPARE] = None,  # noqa: UP045
     print_config: Annotated[bool, option("print the complete settings as YAML and stop")] = False,
     json_output: Annotated[bool, JSON] = False,
@@ -99,7 +103,9 @@ def edit(
     from .commands import edit_video
 
     asked = _config(settings, config)
-    edit_video(video, prompt, out, model, asked, workspace, report, print_config, json_output, progress, compare)
+    edit_video(
+        video, prompt, out, model, asked, workspace, report, print_config, json_output, progress, compare, no_report
+    )
 
 
 def inspect(
@@ -108,7 +114,8 @@ def inspect(
     model: Annotated[Optional[str], _MODEL] = None,  # noqa: UP045
     config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
+    report: Annotated[Optional[Path], _FIGURES] = None,  # noqa: UP045
+    no_report: Annotated[bool, _NO_REPORT, tyro.conf.FlagCreatePairsOff] = False,
     json_output: Annotated[bool, JSON] = False,
     progress: Annotated[str, _PROGRESS] = "bar",
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
@@ -116,7 +123,7 @@ def inspect(
     """Show the clips and keyframes of VIDEO, and what an edit will take; edits nothing."""
     from .commands import inspect_video
 
-    inspect_video(video, model, _config(settings, config), workspace, report, json_output, progress)
+    inspect_video(video, model, _config(settings, config), workspace, report, json_output, progress, no_report)
 
 
 def preview(

@@ -22,6 +22,8 @@ from .meter import clock, meter_for
 from .peers import find
 from .pipeline import AdaFlowPipeline
 from .prompts import check_prompt
+from .report_place import ReportPlace, check_file
+from .result import Inspection
 from .spent import StageClock
 from .video import check_output, open_source
 from .workspace import cache_folder, list_workspaces, prune_workspaces, workspace_info
@@ -42,6 +44,7 @@ def edit_video(
     as_json: bool,
     progress: str = "bar",
     compare: str | None = None,
+    no_report: bool = False,
 ) -> None:
     """`adaflow edit`."""
     display = meter_for(progress, err)
@@ -53,7 +56,7 @@ def edit_video(
         check_output(out, video, audio=config.output.audio or "copy")
         if both:
             check_output(both, video, audio="none")
-        check_place(report, ".html")
+    place = ReportPlace.choose(report, no_report or print_config, out.with_name(f"{out.stem}.report.html"), "edit")
     peer = find(config.method)
     pipe = load(model)
     settings = pipe.resolve(config)
@@ -70,8 +73,8 @@ def edit_video(
         if peer is None:
             found = pipe.inspect(video, config=config, workspace=workspace, on_progress=spent, on_rough=meter.rough)
             meter.expect(found.estimate)
-            if report:  # now, while the features are there: `--output.keep` may have them removed
-                shown = evidence(pipe, video, config=config, workspace=workspace)
+            # now, while the features are there: `--output.keep` may have them removed
+            shown = place.attempt(lambda _: evidence(pipe, video, config=config, workspace=workspace))
         result = pipe(video, prompt, config=config, workspace=workspace, on_progress=spent)
         result.save(out, on_progress=spent)
     seconds = time.perf_counter() - started
@@ -79,16 +82,20 @@ def edit_video(
         from .comparison import write_comparison
 
         write_comparison(both, open_source(video), result, cast("Layout", compare))
-    if report:
+
+    def draw(file: Path) -> Path:
         from .reports import edit_report
 
-        edit_report(report, video, result, evidence=shown, spent=spent)
+        return edit_report(file, video, result, evidence=shown, spent=spent)
+
+    page = place.attempt(draw)
     if as_json:
         clips = [[c.start, c.stop] for c in result.partition.clips]
-        written = {"output": str(out)} | ({"comparison": str(both)} if both else {})
+        written = {"output": str(out), "report": page and str(page)} | ({"comparison": str(both)} if both else {})
         print_json(result.record | written | {"clips": clips, "seconds": round(seconds, 2)})
     else:
-        print(*filter(None, (out, both)), sep="\n")
+        print(*filter(None, (out, both, page)), sep="\n")
+    place.settle(f"the edit {out} is done")
 
 
 def inspect_video(
@@ -99,21 +106,32 @@ def inspect_video(
     report: Path | None,
     as_json: bool,
     progress: str = "bar",
+    no_report: bool = False,
 ) -> None:
     """`adaflow inspect`."""
     display = meter_for(progress, err)
-    check_place(report, ".html")
+    place = ReportPlace.choose(report, no_report, video.with_name(f"{video.stem}.report.html"), "inspect")
     pipe = load(model)
     with display as meter, StageClock(meter) as spent:
         found = pipe.inspect(video, config=config, workspace=workspace, on_progress=spent, on_rough=meter.rough)
-    if report:
+
+    def draw(file: Path) -> Path:
         from .reports import inspection_report
 
         shown = evidence(pipe, video, config=config, workspace=workspace)
-        inspection_report(report, video, found, config=pipe.resolve(config), evidence=shown, spent=spent)
+        return inspection_report(file, video, found, config=pipe.resolve(config), evidence=shown, spent=spent)
+
     if as_json:
-        print_json(found.to_json())
-        return
+        page = place.attempt(draw)
+        print_json(found.to_json() | {"report": page and str(page)})
+    else:
+        _print_findings(found)
+        if page := place.attempt(draw):  # what was found is read meanwhile
+            print(f"figures: {page}")
+    place.settle("the look at the video is done")
+
+
+def _print_findings(found: Inspection) -> None:
     lengths = sorted(len(c) for c in found.partition.clips)
     h, w = found.geometry.content
     print(f"{found.source.frames} frames, edited at {w}x{h}")
@@ -136,7 +154,7 @@ def preview_video(
 
     display = meter_for(progress, err)
     out = out or video.with_name(f"{video.stem}.preview.png")
-    check_place(out, ".png")
+    check_file(out, ".png")
     pipe = load(model)
     with display as meter:
         found = pipe.preview(video, prompt, config=config, workspace=workspace, on_progress=meter)
@@ -242,16 +260,6 @@ def prune_all(everything: bool, max_gb: float | None, older_than: float | None) 
     most = 0 if everything else None if max_gb is None else int(max_gb * 1e9)
     freed = prune_workspaces(max_bytes=most, older_than=None if older_than is None else older_than * 86400)
     print(f"freed {format_bytes(freed)}")
-
-
-def check_place(file: Path | None, suffix: str) -> None:
-    """Refuse, before any work, a name under which a picture or a page could not be written."""
-    if file is None:
-        return
-    if file.suffix.lower() != suffix or file.is_dir():
-        raise InputError(f"{file} must be a file whose name ends in {suffix}")
-    if not file.parent.is_dir():
-        raise InputError(f"there is no folder {file.parent}; make it first, or choose another")
 
 
 def load(model: str | None) -> AdaFlowPipeline:

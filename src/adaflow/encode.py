@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -56,27 +57,50 @@ def check_output(
         ConfigError: ``audio`` is unknown.
     """
     out = Path(out)
+    check_name(out)
     if out.is_dir():
         raise InputError(f"{out} is a folder; give the name of a file in it, such as {out / 'edited.mp4'}")
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"{out} cannot be written as {out.suffix or 'no format'}; choose one of {', '.join(FORMATS)}")
-    if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent}; make it first, or choose another")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {out.parent} is not writable; choose another, or change its permissions")
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as cause:  # rights are not all that it takes: think of /proc, or of a disk without room for a name
-        raise InputError(
-            f"nothing can be written in the folder {out.parent} ({cause.strerror}); choose another"
-        ) from cause
+    check_folder(out.parent)
     if source is not None:
         if out.exists() and os.path.samefile(out, source):
             raise InputError(f"{out} is the source itself, which is never overwritten; choose another name")
         with open_video(Path(source)):  # what is no video gets its own sentence
             pass
         check_sound(Path(source), out.suffix, FORMATS[out.suffix.lower()], audio)
+
+
+def check_name(out: Path) -> None:
+    """Refuse, before any work, a name that is too long for a file, or for what it is called until it is whole.
+
+    Raises:
+        InputError: It is.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
+            os.lstat(_part(out))
+        except OSError as cause:
+            if cause.errno != errno.ENAMETOOLONG:
+                raise
+            raise InputError(f"the name {out.name[:40]}… is too long for a file; choose a shorter one") from cause
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder in which nothing can be written.
+
+    Raises:
+        InputError: It is missing or not writable.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; make it first, or choose another")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {folder} is not writable; choose another, or change its permissions")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as cause:  # rights are not all that it takes: think of /proc, or of a disk without room for a name
+        raise InputError(f"nothing can be written in the folder {folder} ({cause.strerror}); choose another") from cause
 
 
 def write_video(
@@ -191,10 +215,14 @@ def _checked(frames: Iterable[Picture], expected: int | None) -> Iterator[Pictur
         raise ValueError(f"{count} frames came to be written; expected {expected or 'at least one'}")
 
 
+def _part(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part")
+
+
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
     """A temporary path beside ``out`` that becomes ``out`` if all goes well and is removed if not."""
-    part = out.with_name(f".{out.name}.part")
+    part = _part(out)
     try:
         yield part
         with _sentences(out):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from .canvas import DARK, LIGHT, WIDE, Frame, Theme, count, scaled, svg, webp
+from .canvas import DARK, LIGHT, WIDE, Frame, Theme, count, recoloured, scaled, svg, webp
 from .config import KeyframeConfig
 from .evidence import Compared, Evidence, KeptTokens
 from .heatmaps import Dynamics, temporal_dynamics
@@ -29,8 +29,6 @@ SMALL = 320
 """Width of small pictures in pixels, at most."""
 TELEPHONE = 3.9
 """Inches of a figure on a telephone."""
-MANY = 1500
-"""Frames above which curves are pixels instead of lines."""
 
 
 def themed(
@@ -43,9 +41,12 @@ def themed(
         caption: What stands below; `description`: what is read to those who do not see it.
         photographs: Whether it holds pictures, and is better kept as pixels than as lines.
     """
-    kept = webp if photographs else svg
-    light, dark = (kept(draw(theme, WIDE)) for theme in (LIGHT, DARK))
-    narrow, narrow_dark = (kept(draw(theme, TELEPHONE)) for theme in (LIGHT, DARK))
+    if photographs:
+        light, dark = (webp(draw(theme, WIDE)) for theme in (LIGHT, DARK))
+        narrow, narrow_dark = (webp(draw(theme, TELEPHONE)) for theme in (LIGHT, DARK))
+    else:
+        light, narrow = (svg(draw(LIGHT, width)) for width in (WIDE, TELEPHONE))
+        dark, narrow_dark = (recoloured(drawn, LIGHT, DARK) for drawn in (light, narrow))
     return Shown(light, caption, description, dark, narrow, narrow_dark)
 
 
@@ -91,7 +92,6 @@ def findings(
                     "What decided about each frame: a clip starts where a curve falls below the dotted line of its "
                     "colour.",
                     f"clips start at frames {starts}",
-                    photographs=len(scores) > MANY,
                 ),
             ],
         ),

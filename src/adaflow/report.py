@@ -8,16 +8,18 @@ import hashlib
 import html
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from .canvas import Picture, png
+from .diskarray import disk_errors
 from .errors import InputError
 
 LARGEST_VIDEO = 24 * 2**20
@@ -118,19 +120,25 @@ class Section:
     items: Iterable[Item] = ()
 
 
-def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> Path:
+Kind: TypeAlias = Literal["edit", "inspect", "page"]
+"""Of pages: what `adaflow edit` and `adaflow inspect` write, and any other."""
+
+
+def write_report(path: Path | str, title: str, sections: Iterable[Section], kind: Kind = "page") -> Path:
     """Writes the page, or leaves what was there: a reader never finds half of it.
 
     Args:
         path: Where it goes.
         title: The page's title.
         sections: What it says. All text is shown as it is, never read as HTML.
+        kind: What `kind_of` says of it.
 
     Returns:
         The path.
 
     Raises:
         InputError: a video cannot be read, or the page cannot be written there.
+        ResourceError: the disk is full.
     """
     path = Path(path)
     body = "\n".join(_section(section) for section in sections)
@@ -139,12 +147,23 @@ def write_report(path: Path | str, title: str, sections: Iterable[Section]) -> P
         code = _part("report.js")
         script = f"<script>{code}</script>\n"
         policy = f" script-src 'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}';"
-    page = _PAGE.format(title=html.escape(title), style=_part("report.css"), body=body, script=script, policy=policy)
-    try:
-        _write(path, page.encode())
-    except OSError as error:
-        raise InputError(f"the report {path} cannot be written: {error.strerror or error}") from error
+    page = _PAGE.format(
+        title=html.escape(title), style=_part("report.css"), body=body, script=script, policy=policy, kind=kind
+    ).encode()
+    with disk_errors(path, "written", needed=len(page)):
+        _write(path, page)
     return path
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of a page that `write_report` wrote; None for any other file, and for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_PAGE.encode()))
+    except OSError:
+        return None
+    found = re.search(rb'<meta name="generator" content="AdaFlow, ([a-z]+)">', head)
+    return found[1].decode() if found else None
 
 
 @cache
@@ -272,7 +291,7 @@ def _escape(value: Any) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)  # a name has 255 bytes at most
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -293,6 +312,7 @@ _PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="AdaFlow, {kind}">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline';{policy} base-uri 'none'">

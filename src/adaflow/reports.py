@@ -64,7 +64,7 @@ def inspection_report(
         ),
         *_spent(spent, estimate.seconds, peak),
     ]
-    return write_report(path, "AdaFlow: what is in the video", sections)
+    return write_report(path, "AdaFlow: what is in the video", sections, "inspect")
 
 
 def edit_report(
@@ -121,7 +121,7 @@ def edit_report(
         Section("Settings", table=record["settings"]),
         Section("Model and versions", table=record["model"] | record["versions"]),
     ]
-    return write_report(path, f"AdaFlow: {record['prompt']}", sections)
+    return write_report(path, f"AdaFlow: {record['prompt']}", sections, "edit")
 
 
 MINIATURE = "Made by the embedded miniature, which understands only its own rendered world."

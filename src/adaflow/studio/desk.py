@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +17,15 @@ from ..keyframes import Partition
 from ..prompts import unknown_words
 from ..store import read_json
 from .controls import MEAN, WINDOW, models_here, thresholds
+from .finder import Finder
 from .library import Library
 from .place import Place
 from .queue import Job, Queue, Video
-from .timeline import Analysis, Sketch, difference, divide_exactly, find_analysis
+from .timeline import DRAWN, Analysis, Sketch, difference, find_analysis
 from .worker import Worker
 
+WAIT = 1.0
+"""Seconds that a page waits for exact clips; 1,000 frames of the miniature take less."""
 SKETCHES = 4
 """Small copies of features held in memory."""
 LONGEST_PROMPT = 2000
@@ -35,9 +38,14 @@ class Shown:
     video: str
     found: Partition
     scores: list[list[float]]
-    low: tuple[float, float]
+    config: KeyframeConfig
     exact: bool
     said: str
+
+    @property
+    def low(self) -> tuple[float, float]:
+        """The two thresholds."""
+        return _low(self.config)
 
 
 class Desk:
@@ -51,6 +59,12 @@ class Desk:
         self.worker = Worker(place, self.queue)
         self._sketches: OrderedDict[tuple[str, int], Sketch] = OrderedDict()
         self._mutex = threading.Lock()
+        self._finder = Finder()
+
+    def stop(self) -> None:
+        """End what is at work: a job goes on when a server is started again."""
+        self._finder.close()
+        self.worker.stop()
 
     def remove(self, video: Video) -> str:
         """Delete a video with all that was made of it; what was and what was not, in a sentence.
@@ -126,8 +140,9 @@ class Desk:
         if about is None or not file.is_file():
             return None
         data = read_json(file, file.parent)
-        low = float(about["mean_threshold"]), float(about["window_threshold"])
-        return Shown(video.id, Partition.from_json(data), data["scores"], low, True, "Exact, as an edit will have it.")
+        config = KeyframeConfig(**{name: about[name] for name in DRAWN if name in about}).completed()
+        said = "Exact, as an edit will have it."
+        return Shown(video.id, Partition.from_json(data), data["scores"], config, True, said)
 
     def moving(self, video: Video, mean: float, window: float, model: str, settings: Mapping[str, Any]) -> Shown | None:
         """The clips at these thresholds, at once, about."""
@@ -149,13 +164,20 @@ class Desk:
     ) -> Shown | None:
         """The clips at these thresholds, from the features themselves, and what differs from those found live.
 
+        Where they take longer than a page can wait, those found live, and how far the exact ones are: ask again.
         `before` is what is shown: of these thresholds or others, live or exact.
         """
         analysis = self._analysis(video)
         if analysis is None:
-            return before and Shown(**{**vars(before), "exact": True, "said": GONE})
+            return before and replace(before, exact=True, said=GONE)
         config = self._config(video, mean, window, model, settings)
-        found, scores = divide_exactly(analysis, config)
+        answer = self._finder.ask(analysis, config, WAIT)
+        if isinstance(answer, float):
+            known = before if before and before.low == _low(config) else None
+            live = known or self.moving(video, mean, window, model, settings)
+            said = f"About; the exact ones are being found: {5 * int(20 * answer)} %."
+            return live and replace(live, exact=False, said=said)
+        found, scores = answer
         said = "Exact, as an edit will have it."
         if before and before.exact:
             said = before.said if (before.low, before.found) == (_low(config), found) else said
@@ -167,7 +189,7 @@ class Desk:
     def _shown(
         self, video: Video, found: Partition, scores: torch.Tensor, config: KeyframeConfig, exact: bool, said: str
     ) -> Shown:
-        return Shown(video.id, found, scores.tolist(), _low(config), exact, said)
+        return Shown(video.id, found, scores.tolist(), config.completed(), exact, said)
 
     def _config(
         self, video: Video, mean: float, window: float, model: str, settings: Mapping[str, Any]

@@ -7,17 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..canvas import element
+from ..config import KeyframeConfig
 from ..diskarray import format_bytes
 from ..keyframes import Partition
 from ..progress import STAGES, clock
+from ..timelines import curve_borders, similarity_curves
 from .queue import Job, Video
 
 NOTHING = "<span></span>"
 """In place of a view without content: gradio leaves the former one where it is given no text."""
 TILES_SHOWN = 12
 MOST_KEYFRAMES = 24
-MOST_POINTS = 600
-"""Points of a curve: more than there are pixels for."""
+SCREENS = {"desk": 9.0, "telephone": 3.9}
+"""Inches of the curves where the page is wide and where it is narrow; its stylesheet chooses."""
+CURVES = 1.5
+"""Inches that they are high."""
 PHASES = {
     "edit": tuple(STAGES),
     "inspect": ("encode", "features", "partition"),
@@ -69,15 +74,15 @@ def doubt(video: Video, edits: int) -> str:
 
 
 def timeline(
-    video: Video, found: Partition, scores: Sequence[Sequence[float]], low: tuple[float, float], said: str
+    video: Video, found: Partition, scores: Sequence[Sequence[float]], config: KeyframeConfig, said: str
 ) -> str:
-    """Frames, clips and similarities along time, and the keyframes.
+    """Frames, similarities and clips along time, and the keyframes.
 
     Args:
         video: Its strip of small pictures is used.
         found: The clips.
         scores: `[n, 2]`: each frame's mean and least window similarity to its clip's first.
-        low: The two thresholds.
+        config: The settings that they were found under.
         said: How this was found.
     """
     n, lengths = found.frames, sorted(len(clip) for clip in found.clips)
@@ -87,26 +92,19 @@ def timeline(
     shown = min(TILES_SHOWN, n)
     frames = [round((i + 0.5) * n / shown - 0.5) for i in range(shown)]
     film = "".join(f'<span class="tile" style="{_tile(video, frame)}"></span>' for frame in frames)
-    blocks = "".join(
-        f'<rect x="{clip.start}" width="{len(clip)}" y="0" height="10" class="{"odd" if i % 2 else "even"}">'
-        f"<title>clip {i + 1}: frames {clip.start} to {clip.stop - 1}</title></rect>"
-        for i, clip in enumerate(found.clips)
-    )
-    cuts = "".join(f'<line x1="{s}" x2="{s}" y1="0" y2="100" class="cut"/>' for s in found.starts[1:])
-    bottom = max(-1.0, min([min(low), *(min(pair) for pair in scores)]) - 0.02)
-    curves = _curve([s[0] for s in scores], bottom, "mean") + _curve([s[1] for s in scores], bottom, "window")
-    lines = "".join(
-        f'<line x1="0" x2="{n}" y1="{_y(value, bottom):.2f}" y2="{_y(value, bottom):.2f}" class="{kind} threshold"/>'
-        for value, kind in zip(low, ("mean", "window"), strict=True)
-    )
+    starts = ", ".join(map(str, found.starts[:MOST_KEYFRAMES])) + (" …" if len(found) > MOST_KEYFRAMES else "")
+    low = f"{config.mean_threshold:g} and {config.window_threshold:g}"
+    label = f"similarity of each frame to the first one of its clip; thresholds {low}; clips start at frames {starts}"
+    curves, borders = "", ""
+    for screen, width in SCREENS.items():
+        drawn = similarity_curves(scores, found, config, width=width, height=CURVES)
+        curves += element(drawn, label, f"curves {screen}")
+        left, right = curve_borders(width)
+        borders += f"--{screen}-left:{100 * left:.2f}%;--{screen}-right:{100 * (1 - right):.2f}%;"
     return f"""
-<figure class="timeline">
+<figure class="timeline" style="{borders}">
 <div class="film" role="img" aria-label="{shown} frames of {safe(video.name)}">{film}</div>
-<svg class="clips" viewBox="0 0 {n} 10" preserveAspectRatio="none" role="img" aria-label="{safe(words)}">{blocks}</svg>
-<svg class="curves" viewBox="0 0 {n} 100" preserveAspectRatio="none" role="img"
- aria-label="similarity of each frame to the first one of its clip, and the thresholds">{cuts}{lines}{curves}</svg>
-<p class="legend"><span class="mean">— whole frame</span> <span class="window">— least similar part</span>
-<span>- - threshold</span> <span class="scale">{bottom:.2f} (bottom) to 1 (top); frame 0 to {n - 1}</span></p>
+{curves}
 <figcaption><strong>{safe(words)}</strong> <span role="status">{safe(said)}</span></figcaption>
 <ul class="keyframes">{_keyframes(video, found)}</ul>
 </figure>"""
@@ -135,17 +133,6 @@ def _tile(video: Video, frame: int) -> str:
         f"background-image:url(/studio/media/{video.id}/strip.jpg);background-size:{100 * tiles}% 100%;"
         f"background-position:{across:.3f}% 0;aspect-ratio:{width}/{height}"
     )
-
-
-def _curve(values: Sequence[float], bottom: float, kind: str) -> str:
-    step = max(1, len(values) // MOST_POINTS)
-    chosen = [(i, min(values[i : i + step])) for i in range(0, len(values), step)]  # dips are what matters
-    points = " ".join(f"{i + 0.5},{_y(v, bottom):.2f}" for i, v in chosen)
-    return f'<polyline points="{points}" class="{kind}"/>'
-
-
-def _y(value: float, bottom: float) -> float:
-    return 98 - 96 * (value - bottom) / max(1e-6, 1 - bottom)
 
 
 def estimate(found: Mapping[str, Any] | None, stale: bool, free: tuple[int, int]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..canvas import DARK, LIGHT, colours
 from ..cards import find_card
 from . import drawing
 from .controls import CONTROLS, MAIN, MORE, PRESETS, THRESHOLDS, WORDS, Control, defaults, kinds_of
@@ -36,8 +37,9 @@ def theme() -> gr.themes.Base:
 
 
 def stylesheet() -> str:
-    """The page's own rules."""
-    return files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    """The page's own rules, and the colours of figures on its two grounds."""
+    grounds = f".gradio-container {{ {colours(LIGHT)} }}\n.dark .gradio-container {{ {colours(DARK)} }}\n"
+    return grounds + files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 
 
 class Parts:

@@ -178,7 +178,7 @@ class _Page:
             return gr.skip(), "", drawing.note(str(error), "error")
         if video is None or shown is None:
             return (gr.skip(),) * 3
-        view = drawing.timeline(video, shown.found, shown.scores, shown.low, shown.said)
+        view = drawing.timeline(video, shown.found, shown.scores, shown.config, shown.said)
         return {**session, "clips": shown}, views.digest(view), view
 
     # -- jobs

@@ -23,7 +23,7 @@ from ..config import KeyframeConfig
 from ..diskarray import DiskArray
 from ..features import energy, leading_directions, sampled_frames
 from ..keyframes import Partition, partition_with_scores, window_size
-from ..store import STAGES, read_json, read_stage, stage_infos
+from ..store import STAGES, read_json, read_stage, stage_infos, write_json
 
 TOKENS, DEPTH = 512, 64
 """Of a frame in the small copy: what 1,000 frames are divided with in about half a second on one core."""
@@ -125,6 +125,17 @@ def make_sketch(analysis: Analysis) -> Sketch:
     return sketch if square == 1 and basis is None else replace(sketch, shift=_shift(sketch, analysis))
 
 
+DRAWN = ("mean_threshold", "window_threshold", "longest_clip")
+"""Settings of a look that the page shows with its clips."""
+
+
+def keep(analysis: Analysis, folder: Path) -> dict[str, Any]:
+    """Write into a video's folder what the page needs while thresholds move; what was `looked` at, for the queue."""
+    make_sketch(analysis).save(folder / "sketch.safetensors")
+    write_json(folder / "clips.json", as_json(analysis.partition, analysis.scores))
+    return {name: getattr(analysis.config, name) for name in DRAWN}
+
+
 def _directions(analysis: Analysis) -> Tensor:
     """`[d, DEPTH]`: the leading directions of the tokens of some frames."""
     n, *_, depth = analysis.shape
@@ -180,5 +191,5 @@ def as_json(found: Partition, scores: Tensor) -> dict[str, Any]:
     return {
         "starts": found.starts,
         "frames": found.frames,
-        "scores": [[round(a, 4) for a in s] for s in scores.tolist()],
+        "scores": [[round(a, 6) for a in s] for s in scores.tolist()],
     }

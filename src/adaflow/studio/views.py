@@ -132,7 +132,7 @@ def _timeline(desk: Desk, session: Session, video: Video | None, asked: Asked) -
         with contextlib.suppress(AdaFlowError):
             shown = desk.exact(video, *asked.low, asked.model, asked.settings(), shown) or shown
     session["clips"] = shown
-    return drawing.timeline(video, shown.found, shown.scores, shown.low, shown.said)
+    return drawing.timeline(video, shown.found, shown.scores, shown.config, shown.said)
 
 
 def _estimated(desk: Desk, video: Video | None, asked: Asked) -> str:

@@ -20,7 +20,6 @@ import psutil
 
 from ..cache import default_root
 from ..errors import AdaFlowError
-from ..store import write_json
 from ..video import FileSource, write_video
 from .command import command_of, write_settings
 from .place import Place
@@ -121,7 +120,9 @@ class Worker(threading.Thread):
         """What the end of the process means."""
         now = self.queue.find(job.id)
         state = now.state if now else "cancelled"
-        if code == 0:
+        if code == 0 or (code > 0 and self._printed(job)):
+            if code:  # all is done but its page of figures
+                listener.warn(listener.error.removeprefix("adaflow: "))
             result = self._result(job)
             if state == "cancelling" and self.queue.move(job.id, "cancelled", "cancelling"):
                 return
@@ -146,7 +147,13 @@ class Worker(threading.Thread):
         self._proxy(job.video)
         if job.kind == "inspect":
             self._sketch(job, result)
-        return {k: v for k, v in result.items() if k not in ("output", "video")}
+        return {k: v for k, v in result.items() if k not in ("output", "video", "report", "comparison")}
+
+    def _printed(self, job: Job) -> bool:
+        """Whether the process printed its result, which it does when that is saved."""
+        with contextlib.suppress(OSError, ValueError):
+            return isinstance(json.loads((self.place.job(job.id) / "result.json").read_text(encoding="utf-8")), dict)
+        return False
 
     def _proxy(self, video: str) -> None:
         """A copy of the source that every browser plays, made once."""
@@ -161,17 +168,14 @@ class Worker(threading.Thread):
 
     def _sketch(self, job: Job, result: dict[str, Any]) -> None:
         """The small copy of the features that was looked at, beside the clips found in it."""
-        from .timeline import as_json, find_analysis, make_sketch
+        from .timeline import find_analysis, keep
 
         video = self.queue.video(job.video)
         analysis = find_analysis(default_root(str(video.about["fingerprint"]))) if video else None
         if analysis is None:
             return
-        folder = self.place.video(job.video)
-        make_sketch(analysis).save(folder / "sketch.safetensors")
-        write_json(folder / "clips.json", as_json(analysis.partition, analysis.scores))
-        thresholds = {name: getattr(analysis.config, name) for name in ("mean_threshold", "window_threshold")}
-        self.queue.tell_video(job.video, looked={"job": job.id, "model": job.model, **thresholds})
+        looked = keep(analysis, self.place.video(job.video))
+        self.queue.tell_video(job.video, looked={"job": job.id, "model": job.model, **looked})
 
     def _fail(self, job: Job, error: str) -> None:
         self.queue.tell(job.id, error=error.removeprefix("adaflow: "), pid=None, born=None)
@@ -194,10 +198,14 @@ class _Listener:
         *lines, self._rest = text.split("\n")
         return any([self._line(line) for line in lines])
 
+    def warn(self, note: str) -> None:
+        """Add a note to those that the page shows."""
+        self.progress["notes"] = [*self.progress.get("notes", []), note][-5:]
+
     def _line(self, line: str) -> bool:
         if not line.startswith("{"):
             if line.startswith("note: "):
-                self.progress["notes"] = [*self.progress.get("notes", []), line.removeprefix("note: ")][-5:]
+                self.warn(line.removeprefix("note: "))
             elif line.startswith("adaflow: "):
                 self.error = line
             return line.startswith("note: ")
