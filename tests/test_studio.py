@@ -601,6 +601,13 @@ def test_what_nobody_asks_any_more_makes_room_for_what_is_asked(
     wait(lambda: slowly.begun == 3)
 
 
+def test_what_is_exact_stands_aside_for_what_is_wanted_at_once(finding: finder.Finder, tmp_path: Path) -> None:
+    made = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT)
+    with finding.aside(), finding.aside():
+        assert finding.ask(made, SHORT, 0.3) == 1 / 12
+    assert isinstance(finding.ask(made, SHORT, 20.0), tuple)
+
+
 def test_features_that_are_gone_are_looked_for_again(finding: finder.Finder, tmp_path: Path) -> None:
     made = analysis(tmp_path, (12, 6, 8, 16), 3, SHORT)
     content = made.features.read_bytes()

@@ -150,7 +150,8 @@ class Desk:
         if sketch is None:
             return None
         config = self._config(video, mean, window, model, settings)
-        found, scores = sketch.divide(config)
+        with self._finder.aside():
+            found, scores = sketch.divide(config)
         return self._shown(video, found, scores, config, False, "About; exact in a moment.")
 
     def exact(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -92,6 +93,19 @@ def timeline(
     shown = min(TILES_SHOWN, n)
     frames = [round((i + 0.5) * n / shown - 0.5) for i in range(shown)]
     film = "".join(f'<span class="tile" style="{_tile(video, frame)}"></span>' for frame in frames)
+    curves, borders = _curves(found, tuple(map(tuple, scores)), config)
+    return f"""
+<figure class="timeline" style="{borders}">
+<div class="film" role="img" aria-label="{shown} frames of {safe(video.name)}">{film}</div>
+{curves}
+<figcaption><strong>{safe(words)}</strong> <span role="status">{safe(said)}</span></figcaption>
+<ul class="keyframes">{_keyframes(video, found)}</ul>
+</figure>"""
+
+
+@lru_cache(maxsize=16)  # every tab asks every second, and is told only what has changed
+def _curves(found: Partition, scores: tuple[tuple[float, ...], ...], config: KeyframeConfig) -> tuple[str, str]:
+    """The figure for each screen, and where its axes begin and end there, for the stylesheet."""
     starts = ", ".join(map(str, found.starts[:MOST_KEYFRAMES])) + (" …" if len(found) > MOST_KEYFRAMES else "")
     low = f"{config.mean_threshold:g} and {config.window_threshold:g}"
     label = f"similarity of each frame to the first one of its clip; thresholds {low}; clips start at frames {starts}"
@@ -101,13 +115,7 @@ def timeline(
         curves += element(drawn, label, f"curves {screen}")
         left, right = curve_borders(width)
         borders += f"--{screen}-left:{100 * left:.2f}%;--{screen}-right:{100 * (1 - right):.2f}%;"
-    return f"""
-<figure class="timeline" style="{borders}">
-<div class="film" role="img" aria-label="{shown} frames of {safe(video.name)}">{film}</div>
-{curves}
-<figcaption><strong>{safe(words)}</strong> <span role="status">{safe(said)}</span></figcaption>
-<ul class="keyframes">{_keyframes(video, found)}</ul>
-</figure>"""
+    return curves, borders
 
 
 def _keyframes(video: Video, found: Partition) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillAtWork
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from torch import Tensor
@@ -36,6 +38,18 @@ class Finder:
         self._asked: dict[Key, float] = {}
         self._done: dict[Key, float] = {}
         self._closed = False
+        self._hurried = 0
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Meanwhile nothing is found here: somebody waits for the answer that is found in the block."""
+        with self._mutex:
+            self._hurried += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._hurried -= 1
 
     def close(self) -> None:
         """Give up what is at work."""
@@ -70,6 +84,8 @@ class Finder:
     def _find(self, key: Key, analysis: Analysis) -> Answer:
         def on_frame(done: int) -> None:
             self._done[key] = done / analysis.shape[0]
+            while self._hurried and not self._closed:
+                time.sleep(0.005)
             forgotten = time.monotonic() - self._asked[key] > FORGOTTEN
             if self._closed or (forgotten and self._others(key)):
                 raise Cancelled("nobody asks any more")
