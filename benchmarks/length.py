@@ -106,7 +106,7 @@ def main() -> None:
     if arguments.part:
         name, folder = arguments.part
         if not arguments.plain_heap:
-            heap.steady()
+            heap.one_for_all_threads()
         print(json.dumps(PARTS[name](Path(folder), *arguments.one)))
         return
     plain = ["--plain-heap"] if arguments.plain_heap else []

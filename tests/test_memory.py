@@ -406,7 +406,7 @@ if __name__ == "__main__":
 HEAPS = """
 import ctypes, sys, threading
 from adaflow import heap
-print(heap.steady())
+print(heap.one_for_all_threads())
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.tmpfile.restype = ctypes.c_void_p
 libc.malloc.argtypes, libc.malloc_info.argtypes = [ctypes.c_size_t], [ctypes.c_int, ctypes.c_void_p]

@@ -236,7 +236,7 @@ COMMANDS: Commands = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; turns an `AdaFlowError` into one line on stderr and its exit code."""
     if arguments is None:  # a process of our own
-        heap.steady()
+        heap.one_for_all_threads()
         arguments = sys.argv[1:]
     # Other libraries' bars and warnings are not the user's business; they read these when they are imported.
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):

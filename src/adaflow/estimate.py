@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -206,16 +207,19 @@ def measure_propagation(
     phi = {
         level: torch.arange(_tokens(run, level)).expand(frames, -1).to(backbone.device) for level in _levels(backbone)
     }
-    with attention_installed(backbone.unet, sites, KeyPass(branches, 1, record=record).processor):
-        backbone.predict(z[:1].expand(len(branches), -1, -1, -1), 500, text.rows([0], *branches))
+    spanned = max(1, min(CLIPS_A_RUN, frames, round(clips * frames / run.frames)))  # clips that a run goes over
+    numbers = [i * spanned // frames for i in range(frames)]
+    with attention_installed(backbone.unet, sites, KeyPass(branches, spanned, record=record).processor):
+        rows = text.rows(range(spanned), *branches)
+        backbone.predict(z[:1].expand(spanned * len(branches), -1, -1, -1), 500, rows)
 
     def cut() -> None:
-        one = PropagationPass(record, branches, ("source",), [0] * frames, phi)
+        one = PropagationPass(record, branches, ("source",), numbers, phi)
         with attention_installed(backbone.unet, sites, one.processor), source_features(backbone.unet, injected):
             backbone.predict(z[:frames], 500, text.rows(range(frames), "source"))
 
     def propagated() -> None:
-        carried = PropagationPass(record, branches, edited, [0] * frames, phi)
+        carried = PropagationPass(record, branches, edited, numbers, phi)
         with attention_installed(backbone.unet, sites, carried.processor):
             _predict(run, z, text.rows(range(frames), *edited), whole)
 
@@ -284,20 +288,17 @@ def _noise(run: Run, rows: int) -> torch.Tensor:
 
 
 def _timed(work: Callable[[], Any], backbone: Backbone) -> float:
-    """Seconds of `work`, the fastest of three times; of two, where that is long enough to be exact.
-
-    Never of the first alone: it sets things up, and what is found here is remembered.
-    """
-    best = float("inf")
-    for turn in range(3):
+    """Seconds of `work`, after a first time that sets things up: the median of three, or fewer where they are long."""
+    times: list[float] = []
+    for turn in range(4):
         start = time.perf_counter()
         work()
         if backbone.device.type == "cuda":
             torch.cuda.synchronize(backbone.device)
-        best = min(best, time.perf_counter() - start)
-        if turn and best > 1.0:
+        times += [time.perf_counter() - start] if turn else []
+        if sum(times) > 1.0:
             break
-    return best
+    return statistics.median(times)
 
 
 def _distinct(draws: int, clip: float) -> float:
