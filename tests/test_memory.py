@@ -433,3 +433,20 @@ def test_the_command_line_has_one_heap_for_all_threads(own: dict[str, str]) -> N
     run = subprocess.run([sys.executable, "-c", HEAPS], capture_output=True, text=True, check=True, env=plain | own)
     assert run.stdout.splitlines()[0] == str(not own)
     assert len(re.findall("<heap nr=", run.stdout)) == (3 if own else 1)
+
+
+HOLES = """
+from adaflow import heap
+from adaflow.memory import resident_bytes
+blocks = [bytes(60_000) for _ in range(1000)]
+blocks = blocks[::50]
+before = resident_bytes()
+heap.give_back()
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of other C libraries is left as it is")
+def test_what_lies_free_between_what_is_used_is_given_back() -> None:
+    run = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 40 * 10**6  # of 60 MB, of which a fiftieth is used

@@ -1,4 +1,4 @@
-"""The C heap of our own processes: one for all threads, so that less of what a run takes is a matter of chance."""
+"""The C heap: one for all threads in our own processes, and what is free given back between the stages of a run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+from functools import cache
 
 ARENA_MAX = -8  # glibc's M_ARENA_MAX
 
@@ -21,6 +22,21 @@ def one_for_all_threads() -> bool:
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
+    libc = _glibc()
+    return libc is not None and bool(libc.mallopt(ARENA_MAX, 1))
+
+
+def give_back() -> None:
+    """Return to the system what the heap holds without use, as glibc by itself does for its end alone.
+
+    Else the peak of a stage would be that of its own work and what an earlier one has left lying about.
+    """
+    if libc := _glibc():
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
-        return False
-    return bool(ctypes.CDLL(None).mallopt(ARENA_MAX, 1))
+        return None
+    return ctypes.CDLL(None)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from . import heap
 from .backbone import Backbone
 from .budget import (
     MOST_ROWS,
@@ -180,6 +181,7 @@ class Run:
 
     def stage(self, name: str, key: Mapping[str, Any], *parents: Stage) -> Stage:
         """The stage of that name for exactly these inputs, begun or found."""
+        heap.give_back()
         return self.workspace.stage(name, {**key, "from": [p.folder.name for p in parents]})
 
     def report(self, stage: str, done: int, total: int) -> None:
