@@ -173,10 +173,10 @@ def test_what_memory_has_left_is_the_most() -> None:
     assert tightened(KeyChunks(5, "host", "host"), KeyChunks()) == KeyChunks(5, "host", "host")
 
 
-def plan(found: Needs, room: int, *, device: torch.device = CPU, **given: Any) -> Any:
+def plan(found: Needs, room: int, *, device: torch.device = CPU, keys: int = 0, **given: Any) -> Any:
     config = resolve(EditConfig.from_fields({"steps": 4, **given}))
     rows = min(48, int(room / SCRATCH["cpu"]) // found.row)
-    more = dict(clips=20, channels=32, limit=10**12, rows=rows, images=1, frames=400, at_most=KeyChunks())
+    more = dict(clips=20, channels=32, limit=10**12, rows=rows, images=1, frames=400, at_most=KeyChunks(keys))
     return plan_edit(found, config, device, room=room, **more)  # type: ignore[arg-type]
 
 
@@ -207,6 +207,8 @@ def test_on_a_gpu_the_record_lies_beside_the_keyframes_where_both_fit(found: Nee
         "streamed": "streamed",
     }
     assert of["memory"].host >= of["device"].host + 20 * found.record
+    shrunk = plan(found, room, device=GPU, keys=4)  # as after running out of memory
+    assert shrunk.record == "streamed" and shrunk.chunks.size <= 4
     assert all(made.device <= room for made in of.values())
 
 

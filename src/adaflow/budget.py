@@ -43,6 +43,10 @@ FRAMES_MATCHED = 16
 CLIPS_A_RUN = 8
 """Clips whose frames go through the UNet together at most: their keyframes' outputs lie on the device meanwhile."""
 
+CLIPS_NEAR = CLIPS_A_RUN + 3
+"""Clips whose outputs are on a GPU at once where they are streamed to it: those at work, one on either side that a
+border blends in, and the next."""
+
 Record = Literal["memory", "streamed", "device", "disk"]
 ON_HOST = ("memory", "streamed")
 
@@ -161,7 +165,7 @@ def plan_edit(
 
     def near(record: Record) -> int:
         """Keyframes whose outputs are brought to the device for a run."""
-        return 0 if one_pool or record == "device" else min(clips, CLIPS_A_RUN + 2)
+        return 0 if one_pool or record == "device" else min(clips, CLIPS_NEAR)
 
     def plan(run: int, chunks: KeyChunks, record: Record, fits: bool) -> EditPlan:
         chunks = tightened(chunks, at_most)
@@ -175,7 +179,7 @@ def plan_edit(
         return EditPlan(run, chunks, record, peak, on_host + (kept if record in ON_HOST else 0), fits)
 
     together = one_pool or fits_at_once(found, clips, budget, room, device)
-    records: list[Record] = [_placed(config.run.record, device, together)]
+    records: list[Record] = [_placed(config.run.record, device, together and not at_most.size)]
     if limit and one_pool and records[0] in ON_HOST:
         records.append("disk")  # the same bytes, more slowly
     for record in records:
@@ -191,7 +195,7 @@ def plan_edit(
 
 
 def _placed(asked: Literal["auto", "memory", "streamed", "device", "disk"], device: torch.device, fits: bool) -> Record:
-    """Where the record goes by itself: beside the keyframes where both fit, else on the host."""
+    """Where the record goes by itself: beside the keyframes, where there is room for both; else on the host."""
     if asked != "auto":
         return asked
     if device.type != "cuda":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import MemoryRecord
-from .budget import CLIPS_A_RUN
+from .budget import CLIPS_NEAR
 from .diskarray import DiskArray
 
 
@@ -59,8 +59,6 @@ class StreamedRecord:
     the next clip while the one before is at work, on a stream of their own.
     """
 
-    NEAR = CLIPS_A_RUN + 2  # clips on the GPU at most: those at work, the next, and one that a border blends in
-
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device)
@@ -105,7 +103,7 @@ class StreamedRecord:
 
     def _bring(self, clip: int) -> tuple[dict[str, Tensor], torch.cuda.Event]:
         if clip not in self._near:
-            while len(self._near) >= self.NEAR:
+            while len(self._near) >= CLIPS_NEAR:
                 del self._near[next(iter(self._near))]
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # until the outputs have arrived
             with torch.cuda.stream(self._stream):
