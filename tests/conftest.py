@@ -12,6 +12,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import pytest
 import torch
 
+from adaflow.report import Shown
+
 LONGEST = ("test_studio_browser", "test_eval", "test_resume", "test_study_browser")
 """Files that begin first, so that no process is left alone with one of them at the end."""
 
@@ -31,3 +33,14 @@ def _one_thread() -> None:
 def _interruptible() -> None:
     """Ctrl-C reaches the tests and what they start, also where a shell runs them in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are written whole, but each of their figures is one empty picture: drawing them takes seconds a page."""
+
+    def themed(_draw: object, caption: str, description: str = "", **_: object) -> Shown:
+        return Shown(b"<svg xmlns='http://www.w3.org/2000/svg'/>", caption, description)
+
+    for room in ("findings", "reports"):
+        monkeypatch.setattr(f"adaflow.{room}.themed", themed)

@@ -655,3 +655,20 @@ def test_a_cancelled_run_gives_the_workspace_back(pipe: AdaFlowPipeline, good: P
     with pytest.raises(Cancelled):
         pipe(good, "a blue car", config=settings, workspace=tmp_path, on_progress=stop)
     assert len(pipe(good, "a blue car", config=settings, workspace=tmp_path).frames) == 6
+
+
+@pytest.mark.parametrize("words", [["edit", "IN", "a car"], ["inspect", "IN"], ["preview", "IN", "a car"]])
+def test_what_is_no_video_is_said_before_torch_is_loaded(words: list[str], tmp_path: Path) -> None:
+    """At once, therefore: loading torch and a model takes seconds."""
+    words = [str(tmp_path / "missing.mp4") if word == "IN" else word for word in words]
+    program = f"""
+import sys
+from adaflow.cli import main
+try:
+    main({words})
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == f"adaflow: there is no file {words[1]}; check the path\n"
+    assert (done.returncode, done.stdout) == (2, "False\n")

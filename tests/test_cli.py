@@ -320,7 +320,7 @@ def test_the_docs_show_every_command() -> None:
 
 
 def test_the_commands_in_the_docs_run_as_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plain_figures: None
 ) -> None:
     """In order, in one folder that holds in.mp4; with the miniature's card, but a smaller model and fewer steps."""
     card = cards()["miniature"]

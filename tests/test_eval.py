@@ -35,7 +35,7 @@ from adaflow.miniature.world import video
 N, T = 8, 2  # frames and steps
 FEATURES = N + 1  # UNet rows of the diffusion features: one frame more, to see their shape
 BY_LENGTH = {"keyframes.mean_threshold": -1.0, "keyframes.window_threshold": -1.0, "keyframes.longest_clip": 3}
-SETTINGS = {"steps": T, "slimming.budget": 2, **BY_LENGTH}
+SETTINGS = {"steps": T, "slimming.budget": 2, **BY_LENGTH, "injection.features": 0.5, "injection.attention": 0.5}
 METHODS = "source,vae,frame1,pnp,uniform,no-propagation,adaflow"
 METHODS_AGAIN = "pnp,uniform,adaflow"
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

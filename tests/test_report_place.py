@@ -28,14 +28,16 @@ def pipe() -> AdaFlowPipeline:
 
 @pytest.fixture
 def command(
-    pipe: AdaFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pipe: AdaFlowPipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plain_figures: None,
 ) -> Command:
-    """The command line, in a folder that holds in.mp4: exit code, stdout, stderr. Pictures of photographs are stubs."""
+    """The command line, in a folder that holds in.mp4: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ADAFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(AdaFlowPipeline, "from_pretrained", lambda name: pipe)
-    for room in ("findings", "reports"):
-        monkeypatch.setattr(f"adaflow.{room}.webp", lambda picture: b"RIFF....WEBP")
     make(tmp_path / "in.mp4", n=3)
 
     def run(*words: object) -> tuple[int, str, str]:

@@ -66,6 +66,14 @@ def _config(options: Any, file: Path | None) -> EditConfig:
     return flags.over(EditConfig.load(file)) if file else flags
 
 
+def _check_video(path: Path) -> None:
+    """Refuse what is no video before torch and a model are loaded, which takes seconds."""
+    from .decode import open_video
+
+    with open_video(path):
+        pass
+
+
 _OUT = option("default: NAME.edited.mp4 beside the source", aliases=["-o"], metavar="FILE")
 _PICTURE = option("default: NAME.preview.png beside the source", aliases=["-o"], metavar="FILE")
 _MODEL = option("a known name (adaflow models list), a hub id, or a folder", metavar="MODEL")
@@ -100,9 +108,11 @@ def edit(
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit VIDEO so that it shows PROMPT. The same command again resumes a run that was stopped."""
+    asked = _config(settings, config)
+    if not print_config:
+        _check_video(video)
     from .commands import edit_video
 
-    asked = _config(settings, config)
     edit_video(
         video, prompt, out, model, asked, workspace, report, print_config, json_output, progress, compare, no_report
     )
@@ -121,9 +131,11 @@ def inspect(
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Show the clips and keyframes of VIDEO, and what an edit will take; edits nothing."""
+    asked = _config(settings, config)
+    _check_video(video)
     from .commands import inspect_video
 
-    inspect_video(video, model, _config(settings, config), workspace, report, json_output, progress, no_report)
+    inspect_video(video, model, asked, workspace, report, json_output, progress, no_report)
 
 
 def preview(
@@ -138,9 +150,11 @@ def preview(
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit four keyframes of VIDEO jointly, as one picture: what the edit will look like."""
+    asked = _config(settings, config)
+    _check_video(video)
     from .commands import preview_video
 
-    preview_video(video, prompt, out, model, _config(settings, config), workspace, progress)
+    preview_video(video, prompt, out, model, asked, workspace, progress)
 
 
 def demo(
