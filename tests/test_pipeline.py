@@ -301,9 +301,9 @@ def test_without_guidance_no_negative_row_is_run(
     after = stage_folders(tmp_path / "w")
     assert sorted(name.split("-")[0] for name in after.keys() - before.keys()) == ["decoded", "edit"]
     # not by the clock: a second is a row
-    monkeypatch.setattr(estimate_module, "measure_key", lambda run, clips, edited, whole: 1.0 + len(edited))
+    monkeypatch.setattr(estimate_module, "measure_key", lambda run, clips, edited, *_: 1.0 + len(edited))
     monkeypatch.setattr(
-        estimate_module, "measure_propagation", lambda run, clips, costs, edited, whole: (1.0, float(len(edited)))
+        estimate_module, "measure_propagation", lambda run, clips, costs, edited, *_: (1.0, float(len(edited)))
     )
     estimates = [
         pipe.inspect(video(), config=settings(**given), workspace=tmp_path / "w").estimate.seconds["edit"]

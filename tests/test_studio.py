@@ -26,7 +26,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from video_files import picture
+from video_files import make, picture
 
 from adaflow import figures
 from adaflow.cache import default_root
@@ -831,7 +831,8 @@ def test_a_resumed_run_counts_only_its_own_work(monkeypatch: pytest.MonkeyPatch)
     assert next(x for x in lines if x["done"] == 90)["seconds_left"] == pytest.approx(5.0)
 
 
-def test_another_word_for_progress_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_word_for_progress_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "in.mp4", n=2)
     with pytest.raises(SystemExit) as end:
-        main(["inspect", "x.mp4", "--progress", "loud"])
+        main(["inspect", str(tmp_path / "in.mp4"), "--progress", "loud"])
     assert end.value.code == 2 and "--progress is 'loud'; it must be one of bar, json" in capsys.readouterr().err

@@ -35,7 +35,7 @@ from adaflow.probe import probe
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'adaflow[studio-test]'")
 FRAMES, FPS = 16, 8
-STEPS = 20
+STEPS = 24
 """So many that an edit is not done before it is paused."""
 NAME = "<img src=x onerror=alert(1)> ${alert(2)} {{value}}.mp4"
 """Of the uploaded file: what must be shown as it is."""
@@ -193,7 +193,7 @@ def test_preview_run_reload_pause_resume_compare_download_cancel(looked: Studio,
         prompt_box(page).fill(prompt)
         open_settings(page)
         set_number(page, "Steps", STEPS)
-        set_number(page, "Height", 96)
+        set_number(page, "Height", 64)
         page.get_by_role("button", name="Preview 4 keyframes").click()
         expect(page.locator(".job li.now")).to_contain_text("editing")
         expect(page.locator(".preview img")).to_be_visible(timeout=PATIENCE)
@@ -268,7 +268,7 @@ def check_download(download: Download) -> None:
     name = download.suggested_filename
     assert name.endswith(".edited.mp4") and not set("/\\\0") & set(name)
     info = probe(download.path())
-    assert (info.frames, info.height, info.codec) == (FRAMES, 96, "h264")
+    assert (info.frames, info.height, info.codec) == (FRAMES, 64, "h264")
     assert len(list(read_frames(download.path()))) == FRAMES
 
 

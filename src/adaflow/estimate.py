@@ -25,6 +25,9 @@ from .slimming import kept_tokens
 MEASURED_KEYS = 12
 """Keyframes of a timed choice of kept tokens."""
 
+TIMES = 3
+"""How often a call is timed: the median is taken."""
+
 MEASURED_SECONDS = 0.5
 """How long a timed call may take, about: as many rows as the plan has, but not so many as to cost what is estimated."""
 
@@ -81,18 +84,18 @@ def unit_costs(run: Run) -> UnitCosts:
     return UnitCosts(**stored)
 
 
-def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
-    """What an edit with `clips` keyframes takes, features and partition done."""
+def estimate(run: Run, clips: int, costs: UnitCosts, times: int = TIMES) -> Estimate:
+    """What an edit with `clips` keyframes takes, features and partition done; each call is timed so many times."""
     config, n = run.config, run.frames
     steps = edit_steps(config, run.backbone.scheduler(config.steps).timesteps.tolist())
     injected = run.backbone.injection_feature_sites(config.injection.sites)
     edit, in_finest = 0.0, any(map(run.backbone.in_finest_level, injected))
     for whole, deep, edited in sorted({(step.whole, step.deep, step.edited) for step in steps}):
         of_kind = [step for step in steps if (step.whole, step.deep, step.edited) == (whole, deep, edited)]
-        key, choice = measure_key(run, clips, edited, whole), measure_choice(run, clips, whole)
+        key, choice = measure_key(run, clips, edited, whole, times), measure_choice(run, clips, whole, times)
         through = whole and not deep  # the whole UNet, for every frame
-        cut, frame = measure_propagation(run, clips, costs, edited, through)
         cuts = sum(step.features for step in of_kind) if through or in_finest else 0
+        cut, frame = measure_propagation(run, clips, costs, edited, through, cuts > 0, times)
         choices = len(of_kind) if config.keyframes.choice == "uniform" else any(step.number == 0 for step in of_kind)
         edit += cuts * n * cut + len(of_kind) * (n * frame + clips * key) + choices * clips**2 * choice
     full = -(-config.inversion_steps // config.inversion_reuse)  # inversion steps that run the whole UNet
@@ -108,9 +111,10 @@ def estimate(run: Run, clips: int, costs: UnitCosts) -> Estimate:
 def rough_estimate(run: Run, costs: UnitCosts) -> tuple[Estimate, Estimate]:
     """Before anything is computed: the least and the most, for M from n/400 to n/10, encoding and features included."""
     first = {"encode": run.frames * costs.encode, "features": run.frames * costs.row}
-    found = (estimate(run, clips, costs) for clips in fewest_and_most(run.frames))
-    few, many = (replace(e, seconds=first | e.seconds) for e in found)
-    return few, many
+    few, many = fewest_and_most(run.frames)
+    found = {clips: estimate(run, clips, costs, times=1) for clips in {few, many}}
+    least, most = (replace(found[clips], seconds=first | found[clips].seconds) for clips in (few, many))
+    return least, most
 
 
 def fewest_and_most(frames: int) -> tuple[int, int]:
@@ -176,31 +180,41 @@ def measure(run: Run) -> UnitCosts:
         normalise(torch.randn(_tokens(run, level), depth, generator=generator)).to(backbone.device)
         for level in _levels(backbone)
     ]
-    image = torch.zeros(plan.images, *run.geometry.padded, 3, dtype=torch.uint8)
-    latents = _noise(run, plan.images)
+    images = min(plan.images, run.frames)
+    image = torch.zeros(images, *run.geometry.padded, 3, dtype=torch.uint8)
+    latents = _noise(run, images)
     first = seconds_a_row(1)
-    rows = _affordable(first, plan.rows)
+    rows = _affordable(first, min(plan.rows, run.frames))
     conditioning = text.rows(range(rows), "source")
     reused = run.config.inversion_reuse > 1
     return UnitCosts(
         row=seconds_a_row(rows) if rows > 1 else first,
         finest=_timed(lambda: _predict(run, z[:rows], conditioning, False), backbone) / rows if reused else 0.0,
         match=_timed(lambda: [match_units(f, f.flip(0)) for f in tokens], backbone),
-        encode=_timed(lambda: backbone.encode(image), backbone) / plan.images,
-        decode=_timed(lambda: backbone.decode(latents), backbone) / plan.images,
+        encode=_timed(lambda: backbone.encode(image), backbone) / images,
+        decode=_timed(lambda: backbone.decode(latents), backbone) / images,
     )
 
 
 def measure_propagation(
-    run: Run, clips: int, costs: UnitCosts, edited: tuple[Branch, ...] = EDITED, whole: bool = True
+    run: Run,
+    clips: int,
+    costs: UnitCosts,
+    edited: tuple[Branch, ...] = EDITED,
+    whole: bool = True,
+    injects: bool = True,
+    times: int = TIMES,
 ) -> tuple[float, float]:
     """Seconds of one source row up to the last injected resnet, and of one frame's edit rows, both propagated.
 
     Args:
         edited: The edit's branches; `whole`: whether the whole UNet is run for them, or its finest level.
+        injects: Whether features are injected in any step; else there are no source rows, and 0 is given.
+        times: How often each is timed.
     """
     backbone, injected = run.backbone, run.backbone.injection_feature_sites(run.config.injection.sites)
-    frames = _affordable(2 * costs.row, min(run.plan.frames, max(1, round(CLIPS_A_RUN * run.frames / clips))))
+    most = min(run.plan.frames, run.frames, max(1, round(CLIPS_A_RUN * run.frames / clips)))
+    frames = _affordable(2 * costs.row, most)
     sites, record = backbone.attention_sites(), MemoryRecord(backbone.device)
     branches: tuple[Branch, ...] = ("source", *edited)
     text, z = backbone.conditioning("", "", ""), _noise(run, len(edited) * frames)
@@ -223,7 +237,8 @@ def measure_propagation(
         with attention_installed(backbone.unet, sites, carried.processor):
             _predict(run, z, text.rows(range(frames), *edited), whole)
 
-    return _timed(cut, backbone) / frames, _timed(propagated, backbone) / frames
+    of_source = _timed(cut, backbone, times) / frames if injects else 0.0
+    return of_source, _timed(propagated, backbone, times) / frames
 
 
 def _affordable(seconds: float, most: int) -> int:
@@ -239,11 +254,14 @@ def _predict(run: Run, z: torch.Tensor, text: Mapping[str, torch.Tensor], whole:
         run.backbone.predict_finest(z, 500, torch.zeros(len(z), run.backbone.finest.channels, *z.shape[2:]), text)
 
 
-def measure_key(run: Run, clips: int, edited: tuple[Branch, ...] = EDITED, whole: bool = True) -> float:
+def measure_key(
+    run: Run, clips: int, edited: tuple[Branch, ...] = EDITED, whole: bool = True, times: int = TIMES
+) -> float:
     """Seconds of one keyframe in a key pass with the source branch, attending to what it would among `clips`.
 
     Args:
         edited: The edit's branches; `whole`: whether the whole UNet is run for them, or its finest level.
+        times: How often it is timed.
     """
     backbone, keys = run.backbone, min(clips, 6)
     seen = max(1, min(clips, run.config.slimming.budget))
@@ -262,10 +280,10 @@ def measure_key(run: Run, clips: int, edited: tuple[Branch, ...] = EDITED, whole
         if not whole:  # the source's deep features are its own
             backbone.predict(z.expand(keys, -1, -1, -1), 500, text.rows(range(keys), "source"))
 
-    return _timed(key_pass, backbone) / keys
+    return _timed(key_pass, backbone, times) / keys
 
 
-def measure_choice(run: Run, clips: int, whole: bool = True) -> float:
+def measure_choice(run: Run, clips: int, whole: bool = True, times: int = TIMES) -> float:
     """Seconds that the choice of kept tokens takes for a pair of keyframes; 0 where nothing has to be chosen."""
     backbone, config = run.backbone, run.config.slimming
     budget = config.budget
@@ -279,7 +297,7 @@ def measure_choice(run: Run, clips: int, whole: bool = True) -> float:
         if whole or level == min(_levels(backbone))
     ]
     share = max(1, round(keys * budget / clips))
-    return _timed(lambda: [kept_tokens(f, min(share, keys - 1), config) for f in features], backbone) / keys**2
+    return _timed(lambda: [kept_tokens(f, min(share, keys - 1), config) for f in features], backbone, times) / keys**2
 
 
 def _noise(run: Run, rows: int) -> torch.Tensor:
@@ -287,10 +305,10 @@ def _noise(run: Run, rows: int) -> torch.Tensor:
     return torch.randn(rows, channels, *run.latent_size, generator=torch.Generator().manual_seed(0))
 
 
-def _timed(work: Callable[[], Any], backbone: Backbone) -> float:
-    """Seconds of `work`, after a first time that sets things up: the median of three, or fewer where they are long."""
+def _timed(work: Callable[[], Any], backbone: Backbone, most: int = TIMES) -> float:
+    """Seconds of `work`, after a first time that sets things up: the median of `most`, fewer where they are long."""
     times: list[float] = []
-    for turn in range(4):
+    for turn in range(1 + most):
         start = time.perf_counter()
         work()
         if backbone.device.type == "cuda":
