@@ -540,6 +540,7 @@ def test_weights_are_small_and_half_precision() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 40e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+    assert not [path for path in files if path.suffix == ".json" and "_name_or_path" in path.read_text()]
 
 
 def test_classifier_reads_held_out_renders() -> None:
@@ -586,6 +587,7 @@ def test_a_slice_of_training_leaves_weights(task: str, tmp_path: Path) -> None:
     made = [path for path in second.rglob("*.safetensors")]
     assert made and all(path.stat().st_size < 15 * 2**20 for path in made)
     assert (second / "training.json").read_text().count('"samples": 4') == 2
+    assert not [path for path in second.rglob("config.json") if str(tmp_path) in path.read_text()]
 
 
 def test_random_scenes_do_not_touch_global_randomness() -> None:

@@ -88,6 +88,10 @@ def save_model(model: Any, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     plain = copy.deepcopy(model).to("cpu", torch.float16).to(memory_format=torch.contiguous_format)
     plain.save_pretrained(folder, max_shard_size=SHARD)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # where the slice began, on the machine that it ran on
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_model(kind: Any, folder: Path, job: Job) -> tuple[Any, bool]:
