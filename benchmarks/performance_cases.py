@@ -25,6 +25,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "guidance-to-0.5": {"guidance_end": 0.5},
     "guidance-0.2-to-0.8": {"guidance_start": 0.2, "guidance_end": 0.8},
     "no-guidance": {"guidance_end": 0.0},
+    "changes-0.5": {"propagation.changes": 0.5},
+    "changes-1": {"propagation.changes": 1.0},
     "deep-from-0.5": {"propagation.deep_from": 0.5},
     "deep-from-0.2": {"propagation.deep_from": 0.2},
     "deep-from-0": {"propagation.deep_from": 0.0},

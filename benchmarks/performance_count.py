@@ -197,11 +197,11 @@ class Count:
 
     def propagate(self, step: Step) -> int:
         """One frame's edit rows at one step."""
-        return self._once(("propagate", step), lambda: self._propagation(replace(step, features=False)))
+        return self._once(("propagate", step), lambda: self._propagation(replace(step, features=False, changes=False)))
 
     def source(self, step: Step) -> int:
-        """One frame's source row at one step, up to the last injected resnet; nothing where nothing is injected."""
-        if not step.features:
+        """One frame's source row at one step, as far as something is taken from it; nothing where nothing is."""
+        if not self.editor.source_rows(step):
             return 0
         both = self._once(("both", step), lambda: self._propagation(step))
         return both - self.propagate(step)
@@ -309,8 +309,12 @@ class Count:
 
     @property
     def record_bytes(self) -> int:
-        """Attention outputs of one keyframe, all layers and three branches."""
-        return 3 * self._outputs(self.backbone.attention_sites()) * self.width
+        """Attention outputs of one keyframe, all layers and as many branches as are left at most."""
+        return (
+            max(len(step.recorded) for step in self.editor.steps)
+            * self._outputs(self.backbone.attention_sites())
+            * self.width
+        )
 
     def _outputs(self, sites: Iterable[Site]) -> int:
         """Numbers that attention layers give for one keyframe and branch."""
@@ -322,8 +326,8 @@ class Count:
     def _left(self, step: Step) -> tuple[int, int]:
         """Bytes that one keyframe leaves in the record at a step: for each branch, and for each of the edit's alone."""
         deep = self.backbone.finest.channels * math.prod(self.latent_size)
-        if not step.deep or self.editor.source_rows(step):
-            return self.record_bytes // 3, step.deep * deep * self.width
+        if not step.deep or (self.editor.source_rows(step) and not step.changes):
+            return self._outputs(self.backbone.attention_sites()) * self.width, step.deep * deep * self.width
         finest = [site for site in self.backbone.attention_sites() if self.backbone.in_finest_level(site)]
         return self._outputs(finest) * self.width, deep * self.width
 
@@ -341,8 +345,8 @@ class Count:
         deep = self.clips.frames * self.backbone.finest.channels * math.prod(self.latent_size) * self.width
         for step, times in self.kinds.items():
             one, more = self._left(step)
-            cut, edited = self.editor.source_rows(step), len(step.edited)
-            moved["record_from_device"] += times * len(self.clips) * (len(step.branches) * one + edited * more)
+            cut, edited = self.editor.source_rows(step) and not step.changes, len(step.edited)
+            moved["record_from_device"] += times * len(self.clips) * (len(step.recorded) * one + edited * more)
             moved["record_to_device"] += times * runs * ((edited + cut) * one + edited * more)
             if self.config.reuse > 1:
                 moved["deep_written" if step.whole else "deep_read"] += times * len(step.edited) * deep
@@ -411,10 +415,11 @@ class Count:
 
     def _key_pass(self, step: Step, keys: int, kept: dict[int, torch.Tensor]) -> None:
         z = self._z(keys)
-        self.editor.edit_keys(step, z, z, range(keys), kept, None, None if step.whole else MetaDeep(self))
+        record = MetaRecord(self, len(step.recorded))
+        self.editor.edit_keys(step, z, z, range(keys), kept, record, None if step.whole else MetaDeep(self))
 
     def _propagation(self, step: Step) -> None:
-        record = MetaRecord(self, len(step.branches))
+        record = MetaRecord(self, len(step.recorded))
         phi = {k: torch.empty(1, h * w, device=META, dtype=torch.int64) for k, (h, w) in self.grids.items()}
         deep = None if step.whole else MetaDeep(self)
         self.editor.propagate(step, self._z(1), self._z(1), range(1), [0], phi, record, (), deep)
@@ -439,7 +444,7 @@ class MetaRecord:
         self._count, self._branches = count, branches
         self._sites = {site.name: site for site in count.backbone.attention_sites()}
 
-    def put(self, layer: str, output: torch.Tensor) -> None:
+    def put(self, layer: str, output: torch.Tensor, first: int = 0, total: int = 0) -> None:
         """Nothing is kept."""
 
     def get(self, layer: str, clip: int, branches: slice) -> torch.Tensor:

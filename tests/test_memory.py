@@ -437,6 +437,30 @@ def test_the_command_line_has_one_heap_for_all_threads(own: dict[str, str]) -> N
     assert len(re.findall("<heap nr=", run.stdout)) == (3 if own else 1)
 
 
+LARGE = """
+import sys
+from adaflow import heap
+from adaflow.memory import resident_bytes
+print(heap.one_for_all_threads())
+del (first := bytearray(b"x") * (24 << 20))[:]  # from now on glibc by itself takes 12 MiB from its heap
+block = bytearray(b"x") * (12 << 20)
+after = [bytes(50_000) for _ in range(20)]  # so that the block is not the heap's end
+before = resident_bytes()
+del block
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap of other C libraries is left as it is")
+@pytest.mark.parametrize("own", [{}, {"MALLOC_ARENA_MAX": "1"}])
+def test_large_blocks_go_back_at_once(own: dict[str, str]) -> None:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True, env=plain | own)
+    done, freed = run.stdout.split()
+    assert done == str(not own)
+    assert (int(freed) > 11 << 20) == (not own)
+
+
 HOLES = """
 from adaflow import heap
 from adaflow.memory import resident_bytes

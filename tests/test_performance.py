@@ -57,6 +57,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "coarse inversion reused": {"inversion_steps": 2, "inversion_reuse": 2},
     "deep features carried, later on": {"propagation.deep_from": 0.5, "propagation.blend": 2},
     "deep features carried, and reused": {"propagation.deep_from": 0.0, "reuse": 2, "injection.sites": "wide"},
+    "changes carried, later not": {"propagation.changes": 0.5, "propagation.blend": 2},
+    "changes carried, deep features too, and reused": {
+        "propagation.changes": 1.0,
+        "propagation.deep_from": 0.5,
+        "reuse": 2,
+        "injection.sites": "wide",
+        "injection.features": 0.5,
+    },
     "short features, one keyframe a clip": {"features.dimensions": 5, "keyframes.choice": "middle"},
     "reused, guidance in an interval, blended, distinct, two directions": {
         "reuse": 2,

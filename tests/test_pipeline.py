@@ -757,3 +757,24 @@ def test_the_saved_video_says_how_it_was_made(pipe: AdaFlowPipeline, tmp_path: P
 def test_images_and_arrays_are_the_same_video(pipe: AdaFlowPipeline, tmp_path: Path, usual: np.ndarray) -> None:
     images = [Image.fromarray(frame) for frame in video()]
     assert np.array_equal(pipe(images, PROMPT, config=settings(), workspace=tmp_path / "w").frames, usual)
+
+
+def test_the_costs_of_a_long_edit_are_measured_again_once_the_process_is_warm(
+    pipe: AdaFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By rows that take a second, then half of one: the estimate has the second, and it is measured once."""
+    measured: list[float] = []
+
+    def measure(run: Any) -> Any:
+        measured.append(1.0 / (1 + len(measured)))
+        return estimate_module.UnitCosts(row=measured[-1], finest=0.0, match=0.0, encode=0.0, decode=0.0)
+
+    monkeypatch.setattr(estimate_module, "measure", measure)
+    config = settings(steps=4)
+    for _ in range(2):
+        found = pipe.inspect(video(), config=config, workspace=tmp_path / "w").estimate.seconds
+        assert found["invert"] == N * 4 * 0.5 and measured == [1.0, 0.5]
+    monkeypatch.setattr(estimate_module, "LONG_SECONDS", 10**6)
+    measured.clear()
+    assert pipe.inspect(video(), config=config, workspace=tmp_path / "v").estimate.seconds["invert"] == N * 4
+    assert measured == [1.0]

@@ -72,6 +72,7 @@ class KeyPass:
         injected: Layers in which the edit branches take the source's queries and keys.
         record: Where the outputs go; None keeps nothing.
         recorded: The layers whose outputs go there; None: all.
+        changes: Whether what goes there is what the edit branches' outputs differ by from the source's.
         first, total: Where these are a part of all keyframes, and see nothing of the others: which.
     """
 
@@ -82,6 +83,7 @@ class KeyPass:
     injected: frozenset[str] = frozenset()
     record: AttentionRecord | None = None
     recorded: frozenset[str] | None = None
+    changes: bool = False
     first: int = 0
     total: int = 0
 
@@ -102,7 +104,11 @@ class KeyPass:
     def keep(self, layer: str, output: Tensor, first: int = 0, total: int = 0) -> None:
         """Put a layer's outputs ``[branches, f, N, C]`` into the record, if they belong there."""
         if self.record is not None and (self.recorded is None or layer in self.recorded):
-            self.record.put(layer, output, first, total)
+            self.record.put(layer, self.kept_of(output), first, total)
+
+    def kept_of(self, output: Tensor) -> Tensor:
+        """What is kept of ``[branches, f, …]``: all of it, or the edit branches less the source."""
+        return output[1:] - output[:1] if self.changes else output
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ class PropagationPass:
         clips: Of each frame the clip, that is the keyframe; rising.
         matches: By level, φ: for each token of each frame the matching token of its keyframe, ``[frames, N]``.
         blends: Frames that follow a second keyframe as well, each at most once.
+        own: Where the record holds what the edit has changed: by layer, the frames' own source's outputs ``[f, N, C]``,
+            to which that is added.
     """
 
     record: AttentionRecord
@@ -141,6 +149,7 @@ class PropagationPass:
     clips: Sequence[int]
     matches: Mapping[int, Tensor]
     blends: Sequence[Blend] = ()
+    own: Mapping[str, Tensor] = field(default_factory=dict)
 
     def processor(self, site: Site) -> PropagatedAttention:
         """The attention processor of one layer for this pass."""
@@ -311,7 +320,31 @@ class PropagatedAttention:
             )
         if len(this.clips) != len(phi):
             raise ValueError(f"{len(this.clips)} clips for {len(phi)} frames")
-        return this.carried(self.site.name, branches, self.site.level, hidden_states.device).flatten(0, 1)
+        out = this.carried(self.site.name, branches, self.site.level, hidden_states.device)
+        if self.site.name in this.own:
+            out += this.own[self.site.name]
+        return out.flatten(0, 1)
+
+
+class OwnAttention:
+    """A frame's plain self-attention, whose output is left in `outputs` under the layer's name."""
+
+    def __init__(self, site: Site, outputs: dict[str, Tensor]) -> None:
+        self.site, self.outputs = site, outputs
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """``[B, N, C]`` in and out, as diffusers' attention-processor API has it."""
+        _check_plain(attn, encoder_hidden_states, attention_mask)
+        out = _output(attn, [scaled_dot_product_attention(*projections(attn, hidden_states))])
+        self.outputs[self.site.name] = out
+        return out
 
 
 def projections(attn: Attention, hidden_states: Tensor, injected_branches: int = 0) -> tuple[Tensor, Tensor, Tensor]:

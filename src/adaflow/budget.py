@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -156,9 +156,11 @@ def plan_edit(
     """
     kind, budget, one_pool = _kind(device), config.slimming.budget, _kind(device) == "cpu"
     scratch = SCRATCH[kind]
+    own = found.record // 3 if config.propagation.changes else 0
+    found = recorded(found, config)
     choice = _choice_bytes(found, clips, budget, channels, config.slimming.selection == "distinct")
-    own = min(config.steps, config.keyframes.longest_clip)  # keyframes that a clip's frames may be matched with
-    matched = found.matching + 4 * channels * sum(found.tokens.values()) * (own + FRAMES_MATCHED)
+    drawn = min(config.steps, config.keyframes.longest_clip)  # keyframes that a clip's frames may be matched with
+    matched = found.matching + 4 * channels * sum(found.tokens.values()) * (drawn + FRAMES_MATCHED)
     other = max(choice, matched, found.encode, found.decode)
     before = max(found.row * min(rows, frames), max(found.encode, found.decode) * min(images, frames))  # and after
     longest = min(CLIPS_A_RUN * -(-frames // clips), frames)  # a run is not likely to be longer
@@ -170,7 +172,7 @@ def plan_edit(
     def plan(run: int, chunks: KeyChunks, record: Record, fits: bool) -> EditPlan:
         chunks = tightened(chunks, at_most)
         on_device, on_host = key_pass_bytes(found, clips, budget, chunks)
-        work = max(on_device, _propagation_bytes(found, min(run, longest), near(record)), other)
+        work = max(on_device, _propagation_bytes(found, min(run, longest), near(record), own), other)
         kept = clips * found.record
         here = kept if record == "device" or (one_pool and record in ON_HOST) else 0
         peak = max(here + int(scratch * work), int(scratch * before) if fits else 0)
@@ -187,7 +189,7 @@ def plan_edit(
         left = int((room - here) / scratch) if room else 2**62
         most = clips if together else MOST_ROWS[kind] // 3
         chunks = largest_chunks(found, clips, budget, left, most=most, one_place=one_pool)
-        run = _most_frames(found, max(1, rows // 2), left, near(record)) if limit else max(1, rows // 2)
+        run = _most_frames(found, max(1, rows // 2), left, near(record), own) if limit else max(1, rows // 2)
         if chunks is not None and run and other <= left:
             return plan(run, chunks, record, True)
     smallest = KeyChunks(1, *PLACES[0 if one_pool else -1]) if found.parts else KeyChunks()
@@ -203,8 +205,14 @@ def _placed(asked: Literal["auto", "memory", "streamed", "device", "disk"], devi
     return "device" if fits else "streamed"
 
 
-def _most_frames(found: Needs, most: int, room: int, near: int) -> int:
-    return largest(lambda frames: _propagation_bytes(found, frames, near) <= room, most)
+def _most_frames(found: Needs, most: int, room: int, near: int, own: int) -> int:
+    return largest(lambda frames: _propagation_bytes(found, frames, near, own) <= room, most)
+
+
+def recorded(found: Needs, config: ResolvedConfig) -> Needs:
+    """The needs with the record as this edit has it: of two branches where the source's outputs are in no step's."""
+    injected = max(config.injection.features, config.injection.attention)
+    return replace(found, record=found.record * 2 // 3) if injected <= config.propagation.changes else found
 
 
 def fits_at_once(found: Needs, clips: int, budget: int, room: int, device: torch.device) -> bool:
@@ -220,9 +228,9 @@ def tightened(chunks: KeyChunks, at_most: KeyChunks) -> KeyChunks:
     return KeyChunks(min(sizes, default=0), *PLACES[place])
 
 
-def _propagation_bytes(found: Needs, frames: int, near: int) -> int:
-    """A propagation run: its edit rows, and the outputs of so many keyframes."""
-    return 2 * frames * found.row + near * found.record
+def _propagation_bytes(found: Needs, frames: int, near: int, own: int) -> int:
+    """A propagation run: its edit rows, the outputs of so many keyframes, and `own` of each frame's own source."""
+    return frames * (2 * found.row + own) + near * found.record
 
 
 def _choice_bytes(found: Needs, clips: int, budget: int, channels: int, distinct: bool) -> int:

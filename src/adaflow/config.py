@@ -88,6 +88,13 @@ class PropagationConfig(Settings):
         low=0,
         high=10000,
     )
+    changes: float = setting(
+        0.0,
+        "first fraction of the steps in which frames take over what the edit has changed in their keyframe, added to "
+        "their own source's attention, instead of the keyframe's attention itself",
+        low=0,
+        high=1,
+    )
     deep_from: float = setting(
         1.0,
         "fraction of the steps from which frames also take over all that the keyframe computes below the UNet's finest "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from .attention import AttentionRecord, Blend, KeyPass, PropagationPass, attention_installed
+from .attention import AttentionRecord, Blend, KeyPass, OwnAttention, PropagationPass, attention_installed
 from .backbone import Backbone, Branch, Conditioning
 from .config import ResolvedConfig
 from .injection import injected_from, injected_steps, injected_within, source_features
@@ -35,6 +35,7 @@ class Step:
         guided: Whether there is guidance.
         whole: Whether the whole UNet is run, or its finest level with the deep features of the last whole step.
         deep: Whether in a whole step frames take over their keyframe's deep features, and run the finest level alone.
+        changes: Whether what frames take over is what the edit has changed in the keyframe.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Step:
     guided: bool = True
     whole: bool = True
     deep: bool = False
+    changes: bool = False
 
     @property
     def edited(self) -> tuple[Branch, ...]:
@@ -53,7 +55,26 @@ class Step:
     @property
     def branches(self) -> tuple[Branch, ...]:
         """The branches of the key pass: the source is run only while something is taken from it."""
-        return ("source", *self.edited) if self.features or self.attention else self.edited
+        return ("source", *self.edited) if self.features or self.attention or self.changes else self.edited
+
+    @property
+    def recorded(self) -> tuple[Branch, ...]:
+        """The branches whose attention outputs the key pass leaves: of changes, only the edit's have any."""
+        return self.edited if self.changes else self.branches
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a run of frames takes from its own source at one step.
+
+    Attributes:
+        features: What is injected, by site.
+        outputs: Its self-attention's outputs ``[f, N, C]`` by layer; `deep`: its deep features ``[f, C, h, w]``.
+    """
+
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    deep: Tensor | None = None
 
 
 def edit_steps(config: ResolvedConfig, timesteps: Sequence[int]) -> list[Step]:
@@ -66,10 +87,11 @@ def edit_steps(config: ResolvedConfig, timesteps: Sequence[int]) -> list[Step]:
     fractions = (config.injection.features, config.injection.attention, config.guidance_start, config.guidance_end)
     features, attention, start, end = (injected_steps(fraction, config.steps) for fraction in fractions)
     carried = injected_steps(config.propagation.deep_from, config.steps)
+    changes = injected_steps(config.propagation.changes, config.steps)
     steps: list[Step] = []
     there: tuple[Branch, ...] = ()
     for s, t in enumerate(timesteps):
-        step = Step(s, t, s < features, s < attention, start <= s < end)
+        step = Step(s, t, s < features, s < attention, start <= s < end, changes=s < changes)
         whole = s % config.reuse == 0 or not set(step.edited) <= set(there)
         step = replace(step, whole=whole, deep=whole and s >= carried)
         there = step.edited if step.whole else there
@@ -95,6 +117,8 @@ class Editor:
         self._queries = frozenset(site.name for site in backbone.injection_attention_sites())
         self._features_in_finest = any(backbone.in_finest_level(site) for site in self._features)
         self._in_finest = frozenset(site.name for site in self._attention if backbone.in_finest_level(site))
+        last = self._attention[-1]  # what comes after it is of no use in a source row; deep features come before it
+        self._source_end = last.name if last.part == "up" and backbone.in_finest_level(last) else "conv_out"
         self.steps = edit_steps(config, self.scheduler.timesteps.tolist())
 
     def edit_keys(
@@ -123,6 +147,8 @@ class Editor:
         Returns:
             The edit branches' predictions ``[2M, c, h, w]``, of a step without guidance ``[M, c, h, w]``.
         """
+        if record is None:  # for no other frames: then nobody asks what the edit has changed
+            step = replace(step, changes=False)
         branches = step.branches
         key_pass = KeyPass(
             branches,
@@ -131,7 +157,8 @@ class Editor:
             kept=kept,
             injected=self._queries if step.attention else frozenset(),
             record=record,
-            recorded=self._in_finest if step.deep and not self.source_rows(step) else None,
+            recorded=self._in_finest if step.deep and (step.changes or not self.source_rows(step)) else None,
+            changes=step.changes,
         )
         if not 0 < chunks.size < len(keys):
             return self._edit_at_once(step, latents, source, keys, key_pass, deep)
@@ -225,7 +252,8 @@ class Editor:
         """Deep features of the keyframes in a step that is not whole: the edit's of the last one, the source's own."""
         parts = [] if deep is None else [deep.get(keys, step.edited).to(self.backbone.device)]
         if step.branches[0] == "source":
-            alone = KeyPass(("source",), len(keys), record=record, first=first, total=total)
+            left = None if step.changes else record  # for the frames' source rows, where they follow the keyframe's
+            alone = KeyPass(("source",), len(keys), record=left, first=first, total=total)
             taken: list[Tensor] = []
             with (
                 attention_installed(self.backbone.unet, self._attention, alone.processor),
@@ -274,12 +302,11 @@ class Editor:
             taken: Those of all branches in a call, the edit's last.
             key_pass: Where they are keyframes'; these are `first` and following of `total`, or all.
         """
-        edited = taken[-len(step.edited) * len(frames) :]
         if deep is not None:
-            deep.put(frames, step.edited, edited)
+            deep.put(frames, step.edited, taken[-len(step.edited) * len(frames) :])
         if step.deep and key_pass and key_pass.record is not None:
-            tokens = edited.flatten(2).transpose(1, 2).contiguous()
-            key_pass.record.put(DEEP, tokens.unflatten(0, (-1, len(frames))), first, total)
+            kept = key_pass.kept_of(taken.unflatten(0, (-1, len(frames))))[-len(step.edited) :]
+            key_pass.record.put(DEEP, kept.flatten(3).transpose(2, 3).contiguous(), first, total)
 
     def propagate(
         self,
@@ -305,36 +332,68 @@ class Editor:
             blends: Frames of these that follow another clip's keyframe as well.
             deep: Where a whole step leaves its deep features, and another takes them from.
         """
-        unet, features = self.backbone.unet, {}
-        if self.source_rows(step):
-            cut = PropagationPass(record, step.branches, ("source",), clips, matches, blends)
+        own = self._source(step, source, frames, clips, matches, record, blends)
+        edited = step.edited
+        propagation = PropagationPass(record, step.recorded, edited, clips, matches, blends, own.outputs)
+        below = None if step.whole or deep is None else deep.get(frames, edited)
+        if step.deep:
+            below = self._carried_deep(propagation, latents.shape[-2:], own.deep)
+            if deep is not None:
+                deep.put(frames, edited, below)
+        with (
+            attention_installed(self.backbone.unet, self._attention, propagation.processor),
+            injected_from(self.backbone.unet, own.features, len(edited)),
+        ):
+            return self._predict(step, torch.cat([latents] * len(edited)), frames, edited, deep, below)
+
+    def _source(
+        self,
+        step: Step,
+        latents: Tensor,
+        frames: range,
+        clips: Sequence[int],
+        matches: Mapping[int, Tensor],
+        record: AttentionRecord,
+        blends: Sequence[Blend],
+    ) -> Source:
+        """What a run of frames takes from its own source, whose row is run as far as anything is taken from it."""
+        if not self.source_rows(step):
+            return Source()
+        unet, text = self.backbone.unet, self.conditioning.rows(frames, "source")
+        if not step.changes:
+            cut = PropagationPass(record, step.recorded, ("source",), clips, matches, blends)
             with (
                 attention_installed(unet, self._attention, cut.processor),
                 source_features(unet, self._features) as features,
             ):
-                self.backbone.predict(source, step.timestep, self.conditioning.rows(frames, "source"))
-        edited = step.edited
-        propagation = PropagationPass(record, step.branches, edited, clips, matches, blends)
-        below = None if step.whole or deep is None else deep.get(frames, edited)
-        if step.deep:
-            below = self._carried_deep(propagation, latents.shape[-2:])
-            if deep is not None:
-                deep.put(frames, edited, below)
-        with (
-            attention_installed(unet, self._attention, propagation.processor),
-            injected_from(unet, features, len(edited)),
-        ):
-            return self._predict(step, torch.cat([latents] * len(edited)), frames, edited, deep, below)
+                self.backbone.predict(latents, step.timestep, text)
+            return Source(features)
+        outputs: dict[str, Tensor] = {}
+        deep: list[Tensor] = []
+        with ExitStack() as stack:
+            stack.enter_context(attention_installed(unet, self._attention, lambda site: OwnAttention(site, outputs)))
+            if step.deep:
+                stack.enter_context(deep_features(unet, deep.append))
+            sites = self._features if step.features else ()
+            features = stack.enter_context(source_features(unet, sites, until=self._source_end))
+            self.backbone.predict(latents, step.timestep, text)
+        return Source(features, outputs, deep[0] if deep else None)
 
     def source_rows(self, step: Step) -> bool:
-        """Whether each frame's own source row is run, for what is injected where its edit rows are run."""
-        return step.features and ((step.whole and not step.deep) or self._features_in_finest)
+        """Whether each frame's own source row is run, for what is injected, or added, where its edit rows are run."""
+        injects = (step.whole and not step.deep) or self._features_in_finest
+        return step.changes or (step.features and injects)
 
-    def _carried_deep(self, propagation: PropagationPass, size: Sequence[int]) -> Tensor:
-        """The keyframe's deep features where φ finds them for each of the frames: ``[b f, C, h, w]``."""
+    def _carried_deep(self, propagation: PropagationPass, size: Sequence[int], own: Tensor | None) -> Tensor:
+        """The keyframe's deep features where φ finds them for each of the frames: ``[b f, C, h, w]``.
+
+        Args:
+            own: Where the record holds what the edit has changed: the frames' own source's ``[f, C, h, w]``.
+        """
         level = min(propagation.matches)
         tokens = propagation.carried(DEEP, slice(0, len(propagation.branches)), level, self.backbone.device)
-        return tokens.flatten(0, 1).transpose(1, 2).unflatten(-1, tuple(size))
+        carried = tokens.transpose(2, 3).unflatten(-1, tuple(size))
+        return (carried if own is None else carried + own).flatten(0, 1)
 
     def denoise(self, step: Step, noise: Tensor, latents: Tensor) -> Tensor:
         """The latents of the next timestep, from the edit branches' predictions ``[2f, …]``: guidance, then DDIM."""

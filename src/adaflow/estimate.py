@@ -31,6 +31,9 @@ TIMES = 3
 MEASURED_SECONDS = 0.5
 """How long a timed call may take, about: as many rows as the plan has, but not so many as to cost what is estimated."""
 
+LONG_SECONDS = 60
+"""What an edit takes, at the least, to have its unit costs measured a second time once the process is warm."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -74,14 +77,24 @@ class UnitCosts:
     decode: float
 
 
-def unit_costs(run: Run) -> UnitCosts:
-    """The unit costs of this model, size, plan and features: measured once for a workspace, then remembered."""
-    name = f"costs-{run.feature_depth}" + ("-reuse" if run.config.inversion_reuse > 1 else "")
+def unit_costs(run: Run, again: bool = False) -> UnitCosts:
+    """The unit costs of this model, size, plan and features: measured once for a workspace, then remembered.
+
+    Args:
+        again: Measured once more, and remembered apart: a process's first calls are not as quick as those of its work.
+    """
+    name = f"costs-{run.feature_depth}" + ("-reuse" if run.config.inversion_reuse > 1 else "") + "-again" * again
     stored = run.remembered(name)
     if stored is None or stored.keys() != {f.name for f in fields(UnitCosts)}:  # another version counted otherwise
         stored = asdict(measure(run))
         run.remember(name, stored)
     return UnitCosts(**stored)
+
+
+def is_long(run: Run, costs: UnitCosts) -> bool:
+    """Whether an edit is so long that measuring its unit costs once more is nothing beside it."""
+    config = run.config
+    return run.frames * (config.inversion_steps + config.steps) * costs.row > LONG_SECONDS
 
 
 def estimate(run: Run, clips: int, costs: UnitCosts, times: int = TIMES) -> Estimate:
@@ -90,12 +103,14 @@ def estimate(run: Run, clips: int, costs: UnitCosts, times: int = TIMES) -> Esti
     steps = edit_steps(config, run.backbone.scheduler(config.steps).timesteps.tolist())
     injected = run.backbone.injection_feature_sites(config.injection.sites)
     edit, in_finest = 0.0, any(map(run.backbone.in_finest_level, injected))
-    for whole, deep, edited in sorted({(step.whole, step.deep, step.edited) for step in steps}):
-        of_kind = [step for step in steps if (step.whole, step.deep, step.edited) == (whole, deep, edited)]
+    for whole, deep, changes, edited in sorted({(step.whole, step.deep, step.changes, step.edited) for step in steps}):
+        kind = (whole, deep, changes, edited)
+        of_kind = [step for step in steps if (step.whole, step.deep, step.changes, step.edited) == kind]
         key, choice = measure_key(run, clips, edited, whole, times), measure_choice(run, clips, whole, times)
         through = whole and not deep  # the whole UNet, for every frame
-        cuts = sum(step.features for step in of_kind) if through or in_finest else 0
+        cuts = sum(step.features for step in of_kind) if (through or in_finest) and not changes else 0
         cut, frame = measure_propagation(run, clips, costs, edited, through, cuts > 0, times)
+        edit += changes * len(of_kind) * n * costs.row  # whole source rows, with attention of their own
         choices = len(of_kind) if config.keyframes.choice == "uniform" else any(step.number == 0 for step in of_kind)
         edit += cuts * n * cut + len(of_kind) * (n * frame + clips * key) + choices * clips**2 * choice
     full = -(-config.inversion_steps // config.inversion_reuse)  # inversion steps that run the whole UNet

@@ -23,7 +23,7 @@ from .config import EditConfig, ResolvedConfig, resolve
 from .editing import Prepared, edit, edit_keyframes
 from .editor import Editor, Step
 from .errors import ConfigError, ResourceError
-from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, rough_estimate, unit_costs
+from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, is_long, rough_estimate, unit_costs
 from .inversion import check_grids, invert_steps
 from .keyframes import Partition
 from .memory import out_of_memory
@@ -225,6 +225,8 @@ class AdaFlowPipeline:
                 "invert": stages.still_to_do(stages.trajectory_stage(run, latents, source_prompt), run.frames),
                 "match": stages.still_to_do(stages.matches_stage(run, features, scheduled), len(clips.clips)),
             }
+            if is_long(run, costs):
+                costs = unit_costs(run, again=True)
             found = estimate(run, len(clips.clips), costs).where_left(left)
             return Inspection(run.source.info, run.geometry, clips, scores, drawn, found)
 

@@ -21,6 +21,7 @@ from .budget import (
     fits_at_once,
     parse_bytes,
     plan_edit,
+    recorded,
     room_within,
     rough_needs,
     rows_and_images,
@@ -232,7 +233,7 @@ class Run:
         """
         config, device, plan = self.config, self.backbone.device, plan or self.plan
         found = rough_needs(self.backbone, self.latent_size)
-        if plan.limit or not fits_at_once(found, clips, config.slimming.budget, plan.room, device):
+        if plan.limit or not fits_at_once(recorded(found, config), clips, config.slimming.budget, plan.room, device):
             found = self.needs()
         return plan_edit(
             found,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,7 +35,8 @@ class Bench:
     def __init__(self, run: Run, conditioning: Conditioning) -> None:
         editor = Editor(run.backbone, run.config, conditioning)
         self.run, self.backbone, self.config, self.conditioning = run, run.backbone, run.config, conditioning
-        self.steps, self.scheduler = editor.steps, editor.scheduler
+        self.steps = [replace(step, changes=False) for step in editor.steps]  # nothing follows keyframes of AdaFlow's
+        self.scheduler = editor.scheduler
         self.attention = self.backbone.attention_sites()
 
     @property
