@@ -48,13 +48,13 @@ from adaflow.borders import match_borders
 from adaflow.cards import ModelCard
 from adaflow.config import ResolvedConfig
 from adaflow.editing import Prepared, edit
-from adaflow.editor import Step
 from adaflow.errors import AdaFlowError
 from adaflow.estimate import measure
 from adaflow.keyframes import Partition, schedule
 from adaflow.miniature.world import video
 from adaflow.prompts import branch_prompts
 from adaflow.run import Run
+from adaflow.steps import Step
 
 OUT = RESULTS / "performance"
 SD_WORDS = 77

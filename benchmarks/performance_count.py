@@ -22,12 +22,13 @@ from adaflow.backbone import Backbone, Branch, Conditioning, Site
 from adaflow.borders import BorderMatches, stretches
 from adaflow.config import ResolvedConfig
 from adaflow.correspondence import CHUNK
-from adaflow.editor import DEEP, Editor, Step
+from adaflow.editor import DEEP, Editor
 from adaflow.features import FeatureExtractor, sampled_frames
 from adaflow.keyframes import Partition, schedule
 from adaflow.longv_eval.calls import FlopCounter
 from adaflow.slimming import HEAT_BYTES, ROWS, kept_count
 from adaflow.stages import Matches
+from adaflow.steps import Step
 
 STAGES = ("encode", "features", "partition", "invert", "match", "edit", "decode")
 EDIT_PARTS = ("edit.text", "edit.borders", "edit.choose", "edit.key", "edit.source", "edit.propagate")

@@ -20,9 +20,10 @@ from typing_extensions import Self
 from adaflow.attention import KeyAttention, PropagatedAttention
 from adaflow.backbone import Backbone
 from adaflow.colour import resized
-from adaflow.editor import Editor, Step
+from adaflow.editor import Editor
 from adaflow.miniature.world import random_scene, render
 from adaflow.progress import Progress
+from adaflow.steps import Step
 from adaflow.video import VideoInfo, VideoSource, raw_info
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "A800": 312e12}

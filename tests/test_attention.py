@@ -29,9 +29,10 @@ from adaflow.budget import CLIPS_A_RUN
 from adaflow.cards import ModelCard
 from adaflow.config import EditConfig, InjectionConfig, resolve
 from adaflow.editing import propagation_runs
-from adaflow.editor import EDITED, Editor
+from adaflow.editor import Editor
 from adaflow.keyframes import Partition
 from adaflow.slimming import kept_tokens
+from adaflow.steps import EDITED
 
 ALL: tuple[Branch, ...] = ("source", *EDITED)
 LATENT = (8, 12)

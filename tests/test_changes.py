@@ -31,10 +31,11 @@ from adaflow.backbone import Backbone
 from adaflow.budget import recorded
 from adaflow.config import PropagationConfig, RunConfig, SlimmingConfig, resolve
 from adaflow.editing import edit_keyframes
-from adaflow.editor import EDITED, Editor, edit_steps
+from adaflow.editor import Editor
 from adaflow.keypass import KeyChunks
 from adaflow.needs import needs
 from adaflow.reuse import MemoryDeepFeatures
+from adaflow.steps import EDITED, edit_steps
 
 CPU = torch.device("cpu")
 ALL = ("source", *EDITED)
@@ -250,5 +251,7 @@ def test_never_is_the_default(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
 
     plain = np.asarray(pipe(video(), PROMPT, config=settings(steps=4), workspace=tmp_path / "w").frames).tobytes()
     assert edited(0.0) == plain and edited(1.0) != plain
+    card = {"propagation.changes": 1.0, "propagation.blend": 4}
     for preset in ("paper", "released"):
-        assert resolve(EditConfig(preset=preset)).propagation.changes == 0  # type: ignore[arg-type]
+        found = resolve(EditConfig(preset=preset), card).propagation  # type: ignore[arg-type]
+        assert (found.changes, found.blend) == (0, 0)

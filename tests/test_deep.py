@@ -19,11 +19,12 @@ from adaflow import AdaFlowPipeline, EditConfig, InjectionConfig, SlimmingConfig
 from adaflow.attention import Blend, MemoryRecord
 from adaflow.backbone import Backbone
 from adaflow.config import PropagationConfig, RunConfig, resolve
-from adaflow.editor import DEEP, EDITED, Editor, edit_steps
+from adaflow.editor import DEEP, Editor
 from adaflow.errors import ConfigError
 from adaflow.keypass import KeyChunks
 from adaflow.record import DiskRecord
 from adaflow.reuse import MemoryDeepFeatures
+from adaflow.steps import EDITED, edit_steps
 
 M, GRID = 3, (8, 12)
 CARRIED = PropagationConfig(deep_from=0.0)

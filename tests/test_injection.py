@@ -14,8 +14,8 @@ from torch import Tensor
 from adaflow.attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
 from adaflow.backbone import Backbone, Branch
 from adaflow.cards import ModelCard
-from adaflow.editor import EDITED
 from adaflow.injection import injected_from, injected_steps, injected_within, source_features
+from adaflow.steps import EDITED
 
 ALL: tuple[Branch, ...] = ("source", *EDITED)
 LATENT = (8, 12)

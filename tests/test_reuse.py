@@ -21,12 +21,13 @@ from adaflow.cards import ModelCard
 from adaflow.config import resolve
 from adaflow.diskarray import DiskArray
 from adaflow.editing import edit_keyframes
-from adaflow.editor import EDITED, Editor, edit_steps
+from adaflow.editor import Editor
 from adaflow.errors import Cancelled, ConfigError
 from adaflow.injection import injected_within
 from adaflow.inversion import guided, invert
 from adaflow.progress import Progress
 from adaflow.reuse import DiskDeepFeatures, MemoryDeepFeatures, deep_features, deep_features_only
+from adaflow.steps import EDITED, edit_steps
 
 ALL: tuple[Branch, ...] = ("source", *EDITED)
 HALF = InjectionConfig(features=0.5, attention=0.75)

@@ -17,13 +17,14 @@ from .attention import AttentionRecord, Blend
 from .borders import BorderMatches
 from .budget import CLIPS_A_RUN
 from .diskarray import DiskArray
-from .editor import Editor, Step
+from .editor import Editor
 from .keyframes import Partition
 from .overlap import read_ahead, write_behind
 from .record import attention_record
 from .reuse import DeepFeatures, DiskDeepFeatures, MemoryDeepFeatures
 from .run import Run
 from .stages import Matches, key_features
+from .steps import Step
 from .workspace import Stage
 
 

@@ -13,54 +13,17 @@ from torch import Tensor
 from .attention import AttentionRecord, Blend, KeyPass, OwnAttention, PropagationPass, attention_installed
 from .backbone import Backbone, Branch, Conditioning
 from .config import ResolvedConfig
-from .injection import injected_from, injected_steps, injected_within, source_features
+from .injection import injected_from, injected_within, source_features
 from .inversion import guided
 from .keypass import ALL_AT_ONCE, KeyChunks, key_pass_in_chunks
 from .reuse import DeepFeatures, deep_features, deep_features_only
 from .slimming import kept_tokens
+from .steps import Step, edit_steps
 from .walk import Rows, begin, parts
 
-EDITED: tuple[Branch, Branch] = ("negative", "prompt")
 DEEP = "deep"
 """The name under which the record has the keyframes' deep features."""
 NONE_KNOWN: Mapping[int, Tensor] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Step:
-    """One timestep: its number, its place on the noise scale, and what is done in it.
-
-    Attributes:
-        features, attention: Whether features, and queries and keys, of the source are injected.
-        guided: Whether there is guidance.
-        whole: Whether the whole UNet is run, or its finest level with the deep features of the last whole step.
-        deep: Whether in a whole step frames take over their keyframe's deep features, and run the finest level alone.
-        changes: Whether what frames take over is what the edit has changed in the keyframe.
-    """
-
-    number: int
-    timestep: int
-    features: bool
-    attention: bool
-    guided: bool = True
-    whole: bool = True
-    deep: bool = False
-    changes: bool = False
-
-    @property
-    def edited(self) -> tuple[Branch, ...]:
-        """The edit's branches: without guidance there is nothing negative to run."""
-        return EDITED if self.guided else ("prompt",)
-
-    @property
-    def branches(self) -> tuple[Branch, ...]:
-        """The branches of the key pass: the source is run only while something is taken from it."""
-        return ("source", *self.edited) if self.features or self.attention or self.changes else self.edited
-
-    @property
-    def recorded(self) -> tuple[Branch, ...]:
-        """The branches whose attention outputs the key pass leaves: of changes, only the edit's have any."""
-        return self.edited if self.changes else self.branches
 
 
 @dataclass(frozen=True)
@@ -75,28 +38,6 @@ class Source:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     deep: Tensor | None = None
-
-
-def edit_steps(config: ResolvedConfig, timesteps: Sequence[int]) -> list[Step]:
-    """The steps of an edit.
-
-    Injection is in the first of them, guidance in an interval (Kynkäänniemi et al. 2024, https://arxiv.org/abs/
-    2404.07724). Of every `reuse` steps the first runs the whole UNet, and so does one whose branches the last whole
-    step did not have.
-    """
-    fractions = (config.injection.features, config.injection.attention, config.guidance_start, config.guidance_end)
-    features, attention, start, end = (injected_steps(fraction, config.steps) for fraction in fractions)
-    carried = injected_steps(config.propagation.deep_from, config.steps)
-    changes = injected_steps(config.propagation.changes, config.steps)
-    steps: list[Step] = []
-    there: tuple[Branch, ...] = ()
-    for s, t in enumerate(timesteps):
-        step = Step(s, t, s < features, s < attention, start <= s < end, changes=s < changes)
-        whole = s % config.reuse == 0 or not set(step.edited) <= set(there)
-        step = replace(step, whole=whole, deep=whole and s >= carried)
-        there = step.edited if step.whole else there
-        steps.append(step)
-    return steps
 
 
 class Editor:
@@ -371,7 +312,9 @@ class Editor:
         outputs: dict[str, Tensor] = {}
         deep: list[Tensor] = []
         with ExitStack() as stack:
-            stack.enter_context(attention_installed(unet, self._attention, lambda site: OwnAttention(site, outputs)))
+            below = step.whole and not step.deep  # whether what lies below the finest level is run for the edit as well
+            added = [site for site in self._attention if below or site.name in self._in_finest]
+            stack.enter_context(attention_installed(unet, added, lambda site: OwnAttention(site, outputs)))
             if step.deep:
                 stack.enter_context(deep_features(unet, deep.append))
             sites = self._features if step.features else ()

@@ -15,12 +15,12 @@ from .attention import KeyPass, MemoryRecord, PropagationPass, attention_install
 from .backbone import Backbone, Branch
 from .budget import CLIPS_A_RUN, RESIDENT, gib
 from .correspondence import match_units, normalise
-from .editor import EDITED, edit_steps
 from .errors import ResourceError
 from .injection import source_features
 from .memory import held_bytes, resident_bytes
 from .run import Run
 from .slimming import kept_tokens
+from .steps import EDITED, edit_steps
 
 MEASURED_KEYS = 12
 """Keyframes of a timed choice of kept tokens."""

@@ -21,7 +21,7 @@ from .budget import parse_bytes
 from .cards import ModelCard, default_model
 from .config import EditConfig, ResolvedConfig, resolve
 from .editing import Prepared, edit, edit_keyframes
-from .editor import Editor, Step
+from .editor import Editor
 from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, is_long, rough_estimate, unit_costs
 from .inversion import check_grids, invert_steps
@@ -32,6 +32,7 @@ from .prompts import branch_prompts, check_prompt
 from .result import EditResult, Frames, Inspection, Preview, versions
 from .reuse import check_reuse
 from .run import Geometry, Run
+from .steps import Step
 from .video import VideoSource, open_source
 from .workspace import Stage, Workspace, default_root
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from .. import stages
 from ..config import EditConfig
-from ..editor import Step
 from ..errors import ConfigError
 from ..prompts import branch_prompts
 from ..run import Run
+from ..steps import Step
 from .flatten import Flatten
 from .fresco import FrescoLite
 from .peer import Bench, Edited, Job, Peer

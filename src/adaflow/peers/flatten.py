@@ -24,7 +24,7 @@ from ..attention import attention_installed, extended_attention, projections
 from ..backbone import Branch, Site
 from ..config import PeerConfig
 from ..diskarray import DiskArray
-from ..editor import Step
+from ..steps import Step
 from ..workspace import Stage
 from .flow import flow_by, missing, resized
 from .peer import Bench, read

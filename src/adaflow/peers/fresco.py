@@ -18,9 +18,9 @@ from torch import Tensor
 from ..attention import KeyPass, attention_installed
 from ..backbone import Backbone, Branch, Site
 from ..diskarray import DiskArray
-from ..editor import Step
 from ..inversion import clean_and_noise, guided
 from ..run import Run
+from ..steps import Step
 from ..workspace import Stage
 from .control import ControlNet, ControlPictures
 from .flow import Flow, Picture

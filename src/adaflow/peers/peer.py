@@ -16,11 +16,12 @@ from ..attention import attention_installed
 from ..backbone import Branch, Conditioning, Site
 from ..config import PeerConfig
 from ..diskarray import DiskArray
-from ..editor import Editor, Step
+from ..editor import Editor
 from ..injection import injected_within
 from ..inversion import guided
 from ..keyframes import Partition
 from ..run import Run
+from ..steps import Step
 from ..workspace import Stage
 
 

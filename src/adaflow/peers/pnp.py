@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from ..attention import KeyPass
 from ..diskarray import DiskArray
-from ..editor import Step
 from ..run import spans
+from ..steps import Step
 from .peer import read
 from .stepwise import Prediction, Stepwise
 

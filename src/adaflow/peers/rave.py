@@ -22,9 +22,9 @@ from .. import stages
 from ..attention import KeyPass
 from ..config import PeerConfig
 from ..diskarray import DiskArray
-from ..editor import Step
 from ..errors import MissingError
 from ..run import spans
+from ..steps import Step
 from ..workspace import Stage
 from .control import ControlNet, ControlPictures, default_controlnet
 from .peer import Bench, read

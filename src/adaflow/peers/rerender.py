@@ -19,9 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..attention import KeyAttention, KeyPass
 from ..backbone import Branch, Site
-from ..editor import Step
 from ..inversion import clean_and_noise, guided
 from ..run import Run
+from ..steps import Step
 from ..workspace import Stage
 from .flow import Picture, resized
 from .keyed import Keyed, Keys

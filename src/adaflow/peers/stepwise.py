@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .. import stages
 from ..diskarray import DiskArray
-from ..editor import Step
 from ..inversion import invert_steps
 from ..keyframes import Partition
+from ..steps import Step
 from ..workspace import Stage
 from .peer import Edited, Job, Peer, read
 

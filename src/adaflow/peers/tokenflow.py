@@ -19,8 +19,8 @@ from ..attention import KeyAttention, KeyPass
 from ..backbone import Site
 from ..correspondence import match
 from ..diskarray import DiskArray
-from ..editor import Step
 from ..run import spans
+from ..steps import Step
 from .peer import read, with_source
 from .pnp import PUBLISHED
 from .stepwise import Prediction, Stepwise

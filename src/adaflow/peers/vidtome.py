@@ -22,7 +22,7 @@ from ..attention import KeyAttention, KeyPass
 from ..backbone import Site
 from ..correspondence import CHUNK, normalise, similarities
 from ..diskarray import DiskArray
-from ..editor import Step
+from ..steps import Step
 from .peer import read, with_source
 from .pnp import PUBLISHED
 from .stepwise import Prediction, Stepwise
