@@ -44,10 +44,12 @@ def pixels(result: EditResult) -> np.ndarray:
     return np.asarray(result.frames).astype(np.int16)
 
 
+@pytest.mark.parametrize("changes", [0.0, 0.7])
 @pytest.mark.parametrize("preset", ["default", "fast", "paper", "released"])
-def test_a_gpu_edits_as_the_cpu_does(tmp_path: Path, preset: str) -> None:
+def test_a_gpu_edits_as_the_cpu_does(tmp_path: Path, preset: str, changes: float) -> None:
     """The same draws on both, so that what differs is rounding alone."""
-    cpu, gpu = (pixels(edited(device, tmp_path / device, preset=preset)) for device in ("cpu", "cuda"))
+    settings = {"preset": preset, "propagation__changes": changes}
+    cpu, gpu = (pixels(edited(device, tmp_path / device, **settings)) for device in ("cpu", "cuda"))
     assert np.abs(cpu - gpu).mean() < 0.05
     assert np.abs(cpu - gpu).max() <= 3
 
