@@ -111,7 +111,7 @@ def test_the_record_holds_differences_and_frames_add_them_to_their_own(backbone:
 @pytest.mark.parametrize("deep", [1.0, 0.0])
 @pytest.mark.parametrize("chunk", [0, 2])
 @pytest.mark.parametrize("injection", [(0.0, 0.0, "pnp"), (1.0, 1.0, "pnp"), (1.0, 0.0, "wide")])
-@pytest.mark.parametrize("options", [{}, {"levels": 2}, {"levels": 3, "layers": 2}])
+@pytest.mark.parametrize("options", [{"levels": 2}, {"levels": 3, "layers": 2}])
 def test_a_keyframe_carried_to_itself_is_itself(
     options: dict[str, Any], injection: tuple[float, float, Any], chunk: int, deep: float
 ) -> None:
