@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from models import tiny_pipeline
 from test_attention import layer_of
@@ -59,6 +60,7 @@ def changing(backbone: Backbone, text: str = PROMPT, **given: Any) -> Editor:
     return Editor(backbone, config, backbone.conditioning("a photo", "bad" if text == PROMPT else text, text))
 
 
+@given_settings(deadline=None)  # the first example pays for what is made once
 @given(
     steps=st.integers(1, 30),
     changes=st.floats(0, 1),

@@ -120,9 +120,9 @@ def rows_by_hand(clips: int) -> int:
     inversion = N * T
     if not clips:  # three branches with injection, two without
         return inversion + N * 3 + N * 2
-    keys = clips * 3 + clips * 2
-    propagated = N * (1 + 2) + N * 2  # the source up to the last injected resnet, and both edit branches
-    return FEATURES + inversion + keys + propagated
+    return (
+        FEATURES + inversion + (clips + N) * 3 * T
+    )  # changes are carried: the source in every step, and both edit branches
 
 
 def attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
@@ -188,8 +188,8 @@ def test_what_saves_work_is_counted_as_torch_counts_it(
         "guidance_start": 3 + N,  # the negative rows of the first step
         "guidance_end": 2 * (3 + N),
         "inversion_steps": N,
-        # injection is over in the second step: as many rows, but of the finest level
-        "reuse": 0,
+        # in the second step as many rows, but of the finest level; and the keyframes' source down to there
+        "reuse": -3,
         "propagation.blend": 0,
         "slimming.selection": 0,
     }[next(iter(changed))]
