@@ -17,12 +17,13 @@ import torch
 from common import PeakMemory, anonymous_bytes
 from typing_extensions import Self
 
-from adaflow.attention import KeyAttention, PropagatedAttention
+from adaflow.attention import KeyAttention
 from adaflow.backbone import Backbone
 from adaflow.colour import resized
 from adaflow.editor import Editor
 from adaflow.miniature.world import random_scene, render
 from adaflow.progress import Progress
+from adaflow.propagation import OwnAttention, PropagatedAttention
 from adaflow.steps import Step
 from adaflow.video import VideoInfo, VideoSource, raw_info
 
@@ -224,6 +225,8 @@ class PartClock:
         processor: Any = next(iter(self._backbone.unet.attn_processors.values()))
         if isinstance(processor, KeyAttention):
             return "edit.key"
+        if isinstance(processor, OwnAttention):
+            return "edit.source"
         if isinstance(processor, PropagatedAttention):
             return "edit.source" if tuple(processor.propagation.branches) == ("source",) else "edit.propagate"
         return "plain"

@@ -14,16 +14,7 @@ from hypothesis import strategies as st
 from models import tiny_pipeline
 from torch import Tensor
 
-from adaflow.attention import (
-    Blend,
-    KeyAttention,
-    KeyPass,
-    MemoryRecord,
-    PropagatedAttention,
-    PropagationPass,
-    attention_installed,
-    extended_attention,
-)
+from adaflow.attention import KeyAttention, KeyPass, MemoryRecord, attention_installed, extended_attention
 from adaflow.backbone import Backbone, Branch, Site
 from adaflow.budget import CLIPS_A_RUN
 from adaflow.cards import ModelCard
@@ -31,6 +22,7 @@ from adaflow.config import EditConfig, InjectionConfig, resolve
 from adaflow.editing import propagation_runs
 from adaflow.editor import Editor
 from adaflow.keyframes import Partition
+from adaflow.propagation import Blend, PropagatedAttention, PropagationPass
 from adaflow.slimming import kept_tokens
 from adaflow.steps import EDITED
 

@@ -17,13 +17,14 @@ from torch.nn.functional import interpolate, normalize
 
 from adaflow import AdaFlowPipeline, PropagationConfig, borders
 from adaflow import editing as editing_module
-from adaflow.attention import Blend, MemoryRecord, PropagatedAttention, PropagationPass
+from adaflow.attention import MemoryRecord
 from adaflow.backbone import Branch
 from adaflow.borders import Stretch, stretches
 from adaflow.config import KeyframeConfig
 from adaflow.errors import Cancelled
 from adaflow.keyframes import Partition, is_cut, partition
 from adaflow.progress import Progress
+from adaflow.propagation import Blend, PropagatedAttention, PropagationPass
 from adaflow.run import Run
 
 STARTS = [0, 4, 8]  # of the clips of nine frames that `settings` makes

@@ -19,15 +19,7 @@ from test_reuse import check_still, check_stopped, make, noise
 from torch import Tensor
 
 from adaflow import AdaFlowPipeline, EditConfig, InjectionConfig
-from adaflow.attention import (
-    Blend,
-    KeyAttention,
-    KeyPass,
-    MemoryRecord,
-    OwnAttention,
-    PropagatedAttention,
-    PropagationPass,
-)
+from adaflow.attention import KeyAttention, KeyPass, MemoryRecord
 from adaflow.backbone import Backbone
 from adaflow.budget import recorded
 from adaflow.config import PropagationConfig, RunConfig, SlimmingConfig, resolve
@@ -35,6 +27,7 @@ from adaflow.editing import edit_keyframes
 from adaflow.editor import Editor
 from adaflow.keypass import KeyChunks
 from adaflow.needs import needs
+from adaflow.propagation import Blend, OwnAttention, PropagatedAttention, PropagationPass
 from adaflow.reuse import MemoryDeepFeatures
 from adaflow.steps import EDITED, edit_steps
 

@@ -16,12 +16,13 @@ from test_reuse import HALF, check_still, check_stopped, make, noise
 from torch import Tensor
 
 from adaflow import AdaFlowPipeline, EditConfig, InjectionConfig, SlimmingConfig
-from adaflow.attention import Blend, MemoryRecord
+from adaflow.attention import MemoryRecord
 from adaflow.backbone import Backbone
 from adaflow.config import PropagationConfig, RunConfig, resolve
 from adaflow.editor import DEEP, Editor
 from adaflow.errors import ConfigError
 from adaflow.keypass import KeyChunks
+from adaflow.propagation import Blend
 from adaflow.record import DiskRecord
 from adaflow.reuse import MemoryDeepFeatures
 from adaflow.steps import EDITED, edit_steps

@@ -11,10 +11,11 @@ from diffusers import UNet2DConditionModel
 from models import tiny_pipeline
 from torch import Tensor
 
-from adaflow.attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
+from adaflow.attention import KeyPass, MemoryRecord, attention_installed
 from adaflow.backbone import Backbone, Branch
 from adaflow.cards import ModelCard
 from adaflow.injection import injected_from, injected_steps, injected_within, source_features
+from adaflow.propagation import PropagationPass
 from adaflow.steps import EDITED
 
 ALL: tuple[Branch, ...] = ("source", *EDITED)

@@ -1,4 +1,4 @@
-"""Self-attention in an edit: extended among keyframes, slimmed, and propagated to all other frames (Sections 4.2, 4.3).
+"""Self-attention of the keyframes: extended among them, and slimmed (Section 4.2); and where its outputs are kept.
 
 A pass is a frozen value with all that its processors need; `attention_installed` puts them into the UNet for one call
 and takes them out again. Rows of a batch are ordered branch by branch, and within a branch frame by frame.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -111,69 +110,6 @@ class KeyPass:
         return output[1:] - output[:1] if self.changes else output
 
 
-@dataclass(frozen=True)
-class Blend:
-    """A stretch of a propagation run whose frames also follow the keyframe of another clip.
-
-    Attributes:
-        clip: The other clip.
-        rows: Which of the run's frames.
-        weights: Of the other keyframe ``[f]``, between 0 and 1; the own one has the rest.
-        matches: By level, φ of these frames to the other keyframe, ``[f, N]``.
-    """
-
-    clip: int
-    rows: slice
-    weights: Tensor
-    matches: Mapping[int, Tensor]
-
-
-@dataclass(frozen=True)
-class PropagationPass:
-    """The denoising of a run of frames, whose self-attention is carried over from the keyframes of their clips.
-
-    Attributes:
-        record: The keyframes' outputs.
-        recorded: The branches in the record, in order.
-        branches: The branches in this batch: a stretch of `recorded`.
-        clips: Of each frame the clip, that is the keyframe; rising.
-        matches: By level, φ: for each token of each frame the matching token of its keyframe, ``[frames, N]``.
-        blends: Frames that follow a second keyframe as well, each at most once.
-        own: Where the record holds what the edit has changed: by layer, the frames' own source's outputs ``[f, N, C]``,
-            to which that is added.
-    """
-
-    record: AttentionRecord
-    recorded: Sequence[Branch]
-    branches: Sequence[Branch]
-    clips: Sequence[int]
-    matches: Mapping[int, Tensor]
-    blends: Sequence[Blend] = ()
-    own: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def processor(self, site: Site) -> PropagatedAttention:
-        """The attention processor of one layer for this pass."""
-        return PropagatedAttention(site, self)
-
-    def carried(self, layer: str, branches: slice, level: int, device: torch.device) -> Tensor:
-        """What the keyframes left in the record, where φ finds it for these frames (Eq. 9): ``[b, frames, N, C]``.
-
-        Args:
-            layer: Of which layer; `branches`: of which b branches in the record; `level`: of whose tokens.
-        """
-        phi, parts, start = self.matches[level].long(), [], 0
-        for clip, frames in groupby(self.clips):
-            stop = start + len(list(frames))
-            parts.append(self.record.get(layer, clip, branches).to(device)[:, phi[start:stop]])
-            start = stop
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        for blend in self.blends:
-            other = self.record.get(layer, blend.clip, branches).to(device)
-            weights = blend.weights.to(device, out.dtype)[:, None, None]
-            out[:, blend.rows] = out[:, blend.rows].lerp(other[:, blend.matches[level].long()], weights)
-        return out
-
-
 class KeyAttention:
     """Self-attention of the keyframes: the source's own; the edit's extended (Eq. 3) or slimmed (Eq. 7)."""
 
@@ -189,7 +125,7 @@ class KeyAttention:
         **_: Any,
     ) -> Tensor:
         """``[B, N, C]`` in and out, as diffusers' attention-processor API has it."""
-        _check_plain(attn, encoder_hidden_states, attention_mask)
+        check_plain(attn, encoder_hidden_states, attention_mask)
         this = self.key_pass
         branches = len(this.branches)
         if hidden_states.shape[0] != branches * this.keys:
@@ -202,7 +138,7 @@ class KeyAttention:
         for start in range(own, branches * this.keys, this.keys):
             rows = slice(start, start + this.keys)
             parts.append(extended_attention(q[rows], k[rows], v[rows], kept))
-        out = _output(attn, parts)
+        out = layer_output(attn, parts)
         this.keep(self.site.name, out.unflatten(0, (branches, this.keys)), this.first, this.total)
         return out
 
@@ -262,7 +198,7 @@ class ChunkAttention:
 
     def give(self, attn: Attention, hidden_states: Tensor, first: int, store: KeyValueStore) -> None:
         """Put the chunk's keys and values into `store`, from its input ``[branches f, N, C]``."""
-        _check_plain(attn, None, None)
+        check_plain(attn, None, None)
         this = self.key_pass
         f = len(hidden_states) // len(this.branches)
         edited = hidden_states[f * this.own_branches :]
@@ -288,62 +224,8 @@ class ChunkAttention:
         for branch in range(branches - own):
             start = f * (own + branch)
             parts.append(extended_attention(q[start : start + f], *store.of(branch), kept))
-        out = _output(attn, parts)
+        out = layer_output(attn, parts)
         this.keep(self.site.name, out.unflatten(0, (branches, f)), first, this.keys)
-        return out
-
-
-class PropagatedAttention:
-    """Feature-matched propagation (Eq. 9): A_i[p] = A_j[φ_ij(p)]; no query, key or value is computed."""
-
-    def __init__(self, site: Site, propagation: PropagationPass) -> None:
-        self.site, self.propagation = site, propagation
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor:
-        """``[B, N, C]`` in and out, as diffusers' attention-processor API has it."""
-        _check_plain(attn, encoder_hidden_states, attention_mask)
-        this = self.propagation
-        first = list(this.recorded).index(this.branches[0])
-        branches = slice(first, first + len(this.branches))
-        phi = this.matches[self.site.level]
-        if hidden_states.shape[:2] != (len(this.branches) * len(phi), phi.shape[1]):
-            raise ValueError(
-                f"{hidden_states.shape[0]} rows of {hidden_states.shape[1]} tokens for {len(this.branches)} branches "
-                f"of {len(phi)} frames of {phi.shape[1]} tokens"
-            )
-        if len(this.clips) != len(phi):
-            raise ValueError(f"{len(this.clips)} clips for {len(phi)} frames")
-        out = this.carried(self.site.name, branches, self.site.level, hidden_states.device)
-        if self.site.name in this.own:
-            out += this.own[self.site.name]
-        return out.flatten(0, 1)
-
-
-class OwnAttention:
-    """A frame's plain self-attention, whose output is left in `outputs` under the layer's name."""
-
-    def __init__(self, site: Site, outputs: dict[str, Tensor]) -> None:
-        self.site, self.outputs = site, outputs
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **_: Any,
-    ) -> Tensor:
-        """``[B, N, C]`` in and out, as diffusers' attention-processor API has it."""
-        _check_plain(attn, encoder_hidden_states, attention_mask)
-        out = _output(attn, [scaled_dot_product_attention(*projections(attn, hidden_states))])
-        self.outputs[self.site.name] = out
         return out
 
 
@@ -370,7 +252,7 @@ def _by_head(attn: Attention, x: Tensor) -> Tensor:
     return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
 
-def _output(attn: Attention, parts: Sequence[Tensor]) -> Tensor:
+def layer_output(attn: Attention, parts: Sequence[Tensor]) -> Tensor:
     """A layer's output ``[B, N, C]`` from what its heads gave, ``[b, H, N, C / H]`` a part."""
     out = torch.cat(list(parts)).transpose(1, 2).flatten(-2)
     for layer in attn.to_out:
@@ -421,7 +303,7 @@ def attention_installed(unet: nn.Module, sites: Sequence[Site], processor: Calla
         set_processors(dict(former))  # a copy: the method empties the dict it is handed
 
 
-def _check_plain(attn: Attention, context: Tensor | None, mask: Tensor | None) -> None:
+def check_plain(attn: Attention, context: Tensor | None, mask: Tensor | None) -> None:
     """The layers of Stable Diffusion's transformer blocks have no more than q, k, v and an output projection."""
     if context is not None or mask is not None:
         raise ValueError("a self-attention processor was given a text context or a mask")

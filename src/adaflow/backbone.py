@@ -1,6 +1,6 @@
 """The text-to-image model behind an edit: loading, latents, conditioning, noise prediction and the list of its sites.
 
-Diffusers' names are met here, in `attention.py` and in `injection.py`, and nowhere else.
+Diffusers' names are met here, in the rooms of attention and in `injection.py`, and nowhere else.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import Blend
 from .budget import FRAMES_MATCHED
 from .diskarray import DiskArray
 from .keyframes import Partition, is_cut
+from .propagation import Blend
 from .run import Run, spans
 from .stages import attention_grids, level_features, match_arrays, write_matches
 from .workspace import Stage

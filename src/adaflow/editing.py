@@ -13,13 +13,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .attention import AttentionRecord, Blend
+from .attention import AttentionRecord
 from .borders import BorderMatches
 from .budget import CLIPS_A_RUN
 from .diskarray import DiskArray
 from .editor import Editor
 from .keyframes import Partition
 from .overlap import read_ahead, write_behind
+from .propagation import Blend
 from .record import attention_record
 from .reuse import DeepFeatures, DiskDeepFeatures, MemoryDeepFeatures
 from .run import Run

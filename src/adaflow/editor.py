@@ -10,12 +10,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .attention import AttentionRecord, Blend, KeyPass, OwnAttention, PropagationPass, attention_installed
+from .attention import AttentionRecord, KeyPass, attention_installed
 from .backbone import Backbone, Branch, Conditioning
 from .config import ResolvedConfig
 from .injection import injected_from, injected_within, source_features
 from .inversion import guided
 from .keypass import ALL_AT_ONCE, KeyChunks, key_pass_in_chunks
+from .propagation import Blend, OwnAttention, PropagationPass
 from .reuse import DeepFeatures, deep_features, deep_features_only
 from .slimming import kept_tokens
 from .steps import Step, edit_steps

@@ -11,13 +11,14 @@ from typing import Any
 import psutil
 import torch
 
-from .attention import KeyPass, MemoryRecord, PropagationPass, attention_installed
+from .attention import KeyPass, MemoryRecord, attention_installed
 from .backbone import Backbone, Branch
 from .budget import CLIPS_A_RUN, RESIDENT, gib
 from .correspondence import match_units, normalise
 from .errors import ResourceError
 from .injection import source_features
 from .memory import held_bytes, resident_bytes
+from .propagation import PropagationPass
 from .run import Run
 from .slimming import kept_tokens
 from .steps import EDITED, edit_steps

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from typing_extensions import Self
 
-from ..attention import KeyAttention, PropagatedAttention
+from ..attention import KeyAttention
 from ..backbone import Backbone, StopForward
+from ..propagation import OwnAttention, PropagatedAttention
 
 PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 """diffusers' own attention: its operations follow from the shape of the batch alone."""
@@ -212,5 +213,7 @@ def _attention(processor: Any) -> tuple[Hashable, ...] | None:
         return "joint", *does, this.keys, None if kept is None else tuple(kept.shape)
     if isinstance(processor, PropagatedAttention):
         return ("propagated",)
+    if isinstance(processor, OwnAttention):
+        return ("own",)
     name = type(processor).__name__
     return (name,) if name in PLAIN_PROCESSORS else None
