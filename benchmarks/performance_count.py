@@ -22,8 +22,9 @@ from adaflow.backbone import Backbone, Branch, Conditioning, Site
 from adaflow.borders import BorderMatches, stretches
 from adaflow.config import ResolvedConfig
 from adaflow.correspondence import CHUNK
+from adaflow.directions import sampled_frames
 from adaflow.editor import DEEP, Editor
-from adaflow.features import FeatureExtractor, sampled_frames
+from adaflow.features import FeatureExtractor
 from adaflow.keyframes import Partition, schedule
 from adaflow.longv_eval.calls import FlopCounter
 from adaflow.slimming import HEAT_BYTES, ROWS, kept_count

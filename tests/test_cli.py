@@ -22,6 +22,7 @@ from adaflow import AdaFlowPipeline, EditConfig, Progress
 from adaflow.cards import cards
 from adaflow.cli import COMMANDS, main
 from adaflow.errors import AdaFlowError, Cancelled, ConfigError, InputError, MissingError, ResourceError, WorkspaceError
+from adaflow.longv_eval.suites import suite
 from adaflow.meter import Meter, clock
 from adaflow.progress import STAGES
 from adaflow.video import read_metadata
@@ -322,11 +323,17 @@ def test_the_docs_show_every_command() -> None:
 def test_the_commands_in_the_docs_run_as_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plain_figures: None
 ) -> None:
-    """In order, in one folder that holds in.mp4; with the miniature's card, but a smaller model and fewer steps."""
+    """In order, in one folder that holds in.mp4; with the miniature's card, but a smaller model and fewer steps.
+
+    Of the suite that they run, one video.
+    """
     card = cards()["miniature"]
     card = replace(card, size=(32, 48), settings={**card.settings, "steps": 2})
     pipe = AdaFlowPipeline.from_pipe(tiny_pipeline(), card)
     monkeypatch.setattr(AdaFlowPipeline, "from_pretrained", lambda name: pipe)
+    ci = suite("ci")
+    short = replace(ci, cases=ci.cases[:1], steps=2, settings={**ci.settings, "steps": 2})
+    monkeypatch.setattr("adaflow.eval_commands.suite", lambda name: short if name == "ci" else suite(name))
     for line in commands_in_the_docs():
         words = shlex.split(line)[1:]
         if words == ["models", "get", "sd21"] or words[:2] == ["eval", "convert"] or words[0] == "annotate":

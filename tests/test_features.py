@@ -15,8 +15,9 @@ from torch import Tensor
 from adaflow.backbone import Backbone
 from adaflow.cards import ModelCard
 from adaflow.config import FeatureConfig
+from adaflow.directions import energy, leading_directions, sampled_frames
 from adaflow.errors import InputError
-from adaflow.features import FeatureExtractor, energy, leading_directions, sampled_frames
+from adaflow.features import FeatureExtractor
 
 LATENT = (4, 8, 12)
 

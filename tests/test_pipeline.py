@@ -33,8 +33,8 @@ from adaflow.config import (
     SlimmingConfig,
     resolve,
 )
+from adaflow.directions import energy, leading_directions
 from adaflow.errors import Cancelled, ConfigError, InputError, ResourceError
-from adaflow.features import energy, leading_directions
 from adaflow.inversion import invert
 from adaflow.progress import STAGES, Progress
 from adaflow.run import Geometry

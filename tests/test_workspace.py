@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adaflow import diskarray
-from adaflow.diskarray import DTYPES, DiskArray, format_bytes
+from adaflow.disk import format_bytes
+from adaflow.diskarray import DTYPES, DiskArray
 from adaflow.errors import AdaFlowError, ResourceError, WorkspaceError
 from adaflow.workspace import (
     Stage,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .canvas import FONT, LIGHT, NARROW, WIDE, Theme, new_axes
-from .diskarray import format_bytes
+from .disk import format_bytes
 from .progress import STAGES, clock
 
 

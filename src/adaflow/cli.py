@@ -169,21 +169,21 @@ def demo(
 
 def models_list(json_output: Annotated[bool, JSON] = False) -> None:
     """The models known by name, where they come from, and whether they are here."""
-    from .commands import list_models
+    from .upkeep_commands import list_models
 
     list_models(json_output)
 
 
 def models_get(name: Annotated[Positional[str], option("a known name or a hub id", metavar="NAME")], /) -> None:
     """Fetch a model from the hub: safetensors weights only."""
-    from .commands import get_model
+    from .upkeep_commands import get_model
 
     get_model(name)
 
 
 def workspace_list(json_output: Annotated[bool, JSON] = False) -> None:
     """The workspaces in the user's cache, with their sizes, the last used first."""
-    from .commands import list_all_workspaces
+    from .upkeep_commands import list_all_workspaces
 
     list_all_workspaces(json_output)
 
@@ -194,7 +194,7 @@ def workspace_show(
     json_output: Annotated[bool, JSON] = False,
 ) -> None:
     """What one workspace holds."""
-    from .commands import show_workspace
+    from .upkeep_commands import show_workspace
 
     show_workspace(folder, json_output)
 
@@ -211,7 +211,7 @@ def workspace_prune(
     ] = None,
 ) -> None:
     """Delete workspaces in the user's cache, never one in use; needs --all, --max-gb or --older-than."""
-    from .commands import prune_all
+    from .upkeep_commands import prune_all
 
     prune_all(everything, max_gb, older_than)
 

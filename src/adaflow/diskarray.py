@@ -7,11 +7,9 @@ process's memory. Space is reserved when an array is made, so a disk too small i
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import operator
 import os
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,17 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ResourceError, WorkspaceError
+from .disk import ITEM_BYTES, allocate, disk_errors, sizes_of
+from .errors import WorkspaceError
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "uint8": torch.uint8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 BLOCK = 16 << 20  # bytes a system call moves, and about what a cast holds at once
@@ -304,67 +295,4 @@ def check_shape(shape: Sequence[int], dtype: torch.dtype) -> tuple[int, ...]:
     """`shape` as a tuple of ints. Raises TypeError or ValueError for what no `DiskArray` can be."""
     if dtype not in DTYPE_NAMES:
         raise TypeError(f"{dtype} is not among the types kept on disk: {', '.join(DTYPES)}")
-    sizes = tuple(operator.index(size) for size in shape)
-    if not sizes or min(sizes) < 0:
-        raise ValueError(f"a shape on disk has at least one axis and no negative size, not {sizes}")
-    return sizes
-
-
-def allocate(fd: int, size: int) -> None:
-    """Give the empty file `size` bytes of zeros, reserved where the file system can. Raises OSError."""
-    space = os.fstatvfs(fd)
-    if size > space.f_bavail * space.f_frsize:  # before trying, which some file systems do by writing zeros
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if size and hasattr(os, "posix_fallocate"):  # macOS has none
-        try:
-            return os.posix_fallocate(fd, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-    os.ftruncate(fd, size)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path, doing: str, *, needed: int | None = None) -> Iterator[None]:
-    """Turn what the disk says into one sentence: no room into ResourceError, anything else into WorkspaceError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EBADF:
-            raise  # our bug, not the disk's
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise WorkspaceError(
-                f"{path} cannot be {doing} ({error.strerror or error}); check the disk and the rights to the folder"
-            ) from error
-        room = f" ({format_bytes(needed)} needed)" if needed else ""
-        if error.errno == errno.EFBIG:
-            cause, remedy = "the file would pass the largest size allowed", "raise the limit (ulimit -f)"
-        elif error.errno == errno.EDQUOT:
-            cause, remedy = "the disk quota is used up", "free some space"
-        else:
-            cause, remedy = f"the disk is full{_free_words(path)}", "free some space"
-        raise ResourceError(
-            f"{path} cannot be {doing}{room}: {cause}; {remedy} and run the same command again, which resumes"
-        ) from error
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes this user may still write where `path` is, or will be."""
-    while not os.path.exists(path) and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
-def _free_words(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return f", {format_bytes(free_bytes(path))} are free"
-    return ""
-
-
-def format_bytes(size: float) -> str:
-    """A number of bytes for people, in decimal units as disks are sold: ``1.5 GB``."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if abs(size) < 999.95 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    return sizes_of(shape)

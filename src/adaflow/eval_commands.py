@@ -9,7 +9,7 @@ from pathlib import Path
 from .cache import cache_folder
 from .commands import load
 from .console import err, print_json, print_table
-from .diskarray import disk_errors
+from .disk import disk_errors
 from .errors import InputError, MissingError
 from .longv_eval.columns import MISSING
 from .longv_eval.dataset import SUFFIXES, index_text, load_index, open_frames

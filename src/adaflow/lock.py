@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from .diskarray import disk_errors
+from .disk import disk_errors
 from .errors import WorkspaceError
 
 LOCK = "lock"  # the file's name in the workspace

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from typing_extensions import Self
 
-from .diskarray import format_bytes
+from .disk import format_bytes
 from .errors import ConfigError
 from .estimate import Estimate
 from .progress import STAGES, Progress, clock

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import TYPE_CHECKING
 
-from .backbone import Backbone
-from .config import ResolvedConfig
 from .errors import InputError
 from .miniature import vocabulary as world
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
+    from .config import ResolvedConfig
 
 _FILLER = frozenset(["a", "an", "the", "and", "of", "with", "in", "on", "at", "to", "as", "is", "are", ",", "."])
 

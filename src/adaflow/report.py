@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 from .canvas import Picture, png
-from .diskarray import disk_errors
+from .disk import disk_errors
 from .errors import InputError
 
 LARGEST_VIDEO = 24 * 2**20

@@ -12,7 +12,7 @@ from .canvas import count, webp
 from .cards import cards
 from .comparison import comparison_film, middles_of
 from .config import ResolvedConfig
-from .diskarray import format_bytes
+from .disk import format_bytes
 from .evidence import Evidence
 from .findings import findings, gathered, small, themed
 from .progress import clock

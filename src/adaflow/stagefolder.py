@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .diskarray import DTYPE_NAMES, DiskArray, check_shape
+from .diskarray import DTYPE_NAMES, DTYPES, DiskArray, check_shape
 from .errors import WorkspaceError
 from .store import STAGE, StageRecord, check_name, read_json, remove, write_json
 
@@ -56,13 +56,14 @@ class Stage:
         """
         check_name(name)
         shape = check_shape(shape, dtype)
+        asked = shape, DTYPE_NAMES[dtype]
         with self._mutex:
             self._check_open()
             recorded = self._record.arrays.get(name)
-            if recorded is not None and recorded != (shape, dtype):
+            if recorded is not None and recorded != asked:
                 raise WorkspaceError(
-                    f"{self.folder / name}.bin is {recorded[0]} of {DTYPE_NAMES[recorded[1]]}, and {shape} of "
-                    f"{DTYPE_NAMES[dtype]} is asked for; delete the folder {self.folder} and run the same command again"
+                    f"{self.folder / name}.bin is {recorded[0]} of {recorded[1]}, and {shape} of "
+                    f"{asked[1]} is asked for; delete the folder {self.folder} and run the same command again"
                 )
             array = self._arrays.get(name)
             if array is not None and not array._file.closed:
@@ -77,7 +78,7 @@ class Stage:
             else:
                 array = DiskArray.create(path, shape, dtype)
                 try:
-                    self._save(arrays={**self._record.arrays, name: (shape, dtype)})
+                    self._save(arrays={**self._record.arrays, name: asked})
                 except BaseException:
                     array._file.close()
                     path.unlink()
@@ -97,7 +98,8 @@ class Stage:
                 raise WorkspaceError(
                     f"the stage {self.folder} has no {name}.bin; delete it and run the same command again"
                 )
-            return self.array(name, *self._record.arrays[name])
+            shape, dtype = self._record.arrays[name]
+            return self.array(name, shape, DTYPES[dtype])
 
     def read_json(self, name: str, default: Any = None) -> Any:
         """What `write_json` wrote under `name`, or `default` if it wrote nothing.

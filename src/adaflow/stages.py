@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .budget import FRAMES_MATCHED
 from .correspondence import match_units, resize
+from .directions import energy, leading_directions, sampled_frames
 from .diskarray import DiskArray
 from .errors import InputError
-from .features import FeatureExtractor, energy, leading_directions, sampled_frames
+from .features import FeatureExtractor
 from .inversion import invert_steps
 from .keyframes import Partition, partition_with_scores, pool, schedule
 from .run import Run, batched, spans

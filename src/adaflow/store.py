@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from .diskarray import DTYPE_NAMES, DTYPES, check_shape, disk_errors
+from .disk import ITEM_BYTES, disk_errors, sizes_of
 from .errors import WorkspaceError
 
 FORMAT = 1  # of the files below; another number is refused
@@ -52,11 +50,11 @@ class StageRecord:
     key: dict[str, Any]
     state: Literal["begun", "complete"] = "begun"
     done: int = 0
-    arrays: dict[str, tuple[tuple[int, ...], torch.dtype]] = field(default_factory=dict)
+    arrays: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)  # shape, and one of ITEM_BYTES
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
-        arrays = {name: {"shape": shape, "dtype": DTYPE_NAMES[dtype]} for name, (shape, dtype) in self.arrays.items()}
+        arrays = {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in self.arrays.items()}
         return {**vars(self), "arrays": arrays}
 
     @classmethod
@@ -70,8 +68,9 @@ class StageRecord:
         arrays = {}
         for array, entry in value["arrays"].items():
             check_name(array)
-            dtype = DTYPES[entry["dtype"]]
-            arrays[array] = (check_shape(entry["shape"], dtype), dtype)
+            if entry["dtype"] not in ITEM_BYTES:
+                raise ValueError("dtype")
+            arrays[array] = (sizes_of(entry["shape"]), entry["dtype"])
         return cls(name, key, state, done, arrays)
 
     def damage(self, folder: Path) -> str | None:
@@ -81,7 +80,7 @@ class StageRecord:
                 size = (folder / f"{name}.bin").stat().st_size
             except FileNotFoundError:
                 return f"{name}.bin is missing"
-            expected = math.prod(shape) * dtype.itemsize
+            expected = math.prod(shape) * ITEM_BYTES[dtype]
             if size != expected:
                 return f"{name}.bin has {size:,} bytes instead of {expected:,}"
         return None

@@ -30,7 +30,8 @@ from types import TracebackType
 from typing import Any
 
 from .cache import WorkspaceInfo, cache_folder, default_root, list_workspaces, prune_workspaces, workspace_info
-from .diskarray import DiskArray, disk_errors, format_bytes, free_bytes
+from .disk import disk_errors, format_bytes, free_bytes
+from .diskarray import DiskArray
 from .errors import ResourceError, WorkspaceError
 from .lock import LOCK, Lock
 from .stagefolder import Stage

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..diskarray import disk_errors
+from ..disk import disk_errors
 from ..errors import InputError
 from ..store import sync_folder
 from .dataset import INDEXES, Index, Record, load_index

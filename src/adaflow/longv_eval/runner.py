@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..diskarray import disk_errors
+from ..disk import disk_errors
 from ..errors import InputError
 from ..miniature.classifier import AttributeClassifier
 from ..pipeline import AdaFlowPipeline

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..diskarray import disk_errors
+from ..disk import disk_errors
 from ..errors import AdaFlowError, InputError, MissingError
 from ..result import versions
 from ..store import write_json

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..canvas import element
 from ..config import KeyframeConfig
-from ..diskarray import format_bytes
+from ..disk import format_bytes
 from ..keyframes import Partition
 from ..progress import STAGES, clock
 from ..timelines import curve_borders, similarity_curves

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from ..cache import default_root, remove_workspace
-from ..diskarray import format_bytes
+from ..disk import format_bytes
 from ..errors import InputError
 from .place import Place
 from .queue import Queue, Video

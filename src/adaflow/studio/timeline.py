@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..config import KeyframeConfig
+from ..directions import energy, leading_directions, sampled_frames
 from ..diskarray import DiskArray
-from ..features import energy, leading_directions, sampled_frames
 from ..keyframes import Partition, partition_with_scores, window_size
 from ..store import STAGES, read_json, read_stage, stage_infos, write_json
 
@@ -55,7 +55,7 @@ def find_analysis(workspace: Path) -> Analysis | None:
             continue
         shape, dtype = read_stage(features).arrays["features"]
         data = read_json(folder / "partition.json", folder)
-        if dtype is not torch.float16:
+        if dtype != "float16":
             continue
         config = KeyframeConfig.from_fields({k: v for k, v in info.key.items() if k != "from"})
         scores = torch.tensor(data["scores"], dtype=torch.float64)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..diskarray import disk_errors
+from ..disk import disk_errors
 from ..errors import InputError
 from ..probe import VideoInfo
 from ..store import write_json

@@ -9,7 +9,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from ..decode import open_video, read_frames
-from ..diskarray import disk_errors
+from ..disk import disk_errors
 from ..encode import write_video
 from ..errors import InputError
 from ..probe import VideoInfo, probe

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..diskarray import disk_errors
+from ..disk import disk_errors
 from ..errors import InputError
 from .answers import Answers
 from .plan import ANSWERS, QUESTIONS, Question, load_key, load_study

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...diskarray import disk_errors
+from ...disk import disk_errors
 from ...errors import InputError
 from ...peers.flow import RAFT_PARTS, RAFT_WEIGHTS
 from .aesthetic import head_shapes
