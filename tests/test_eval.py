@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillAtWork
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -428,6 +431,42 @@ def test_a_stopped_run_goes_on_where_it_was(finished: Path, pipe: AdaFlowPipelin
     watch = Recorder()
     assert run.run(watch).made == 0 and not watch.begun
     assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_parts_make_the_whole(finished: Path, pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    """Of two processes each does every second video, into one folder; each adds to the tables what is there."""
+    out, chosen = tmp_path / "out", choose("source,vae")
+    parts = [Evaluation(tiny_suite(), chosen, out, pipe, part=(k, 2)) for k in (2, 1)]
+    assert [part.run().made for part in parts] == [2, 4]
+    rows = {name: lasting(row) for name, row in results(finished).items() if row["method"] in ("source", "vae")}
+    assert {name: lasting(row) for name, row in results(out).items()} == rows
+    assert len((out / "table.csv").read_text().splitlines()) == 1 + len(rows)
+    with pytest.raises(InputError, match="tiny has 2 videos, too few for part 3"):
+        Evaluation(tiny_suite(), chosen, tmp_path / "never", pipe, part=(3, 4)).run()
+    assert not (tmp_path / "never").exists()
+
+
+def test_one_process_at_a_time_writes_what_all_share(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
+    one = Evaluation(replace(tiny_suite(), cases=tiny_suite().cases[1:]), choose("source"), tmp_path / "out", pipe)
+    one.run()
+    with open(tmp_path / "out" / ".lock", "ab") as other, ThreadPoolExecutor() as threads:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        (tmp_path / "out" / "table.csv").write_text("the other's")
+        waiting = threads.submit(one.run)
+        with pytest.raises(StillAtWork):
+            waiting.result(timeout=1)
+        assert (tmp_path / "out" / "table.csv").read_text() == "the other's"
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert waiting.result(timeout=60).found == 1
+    assert (tmp_path / "out" / "table.csv").read_text().startswith("method,")
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", ""])
+def test_a_part_that_is_none(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["eval", "run", "--suite", "ci", "-o", str(tmp_path / "out"), f"--part={part}"])
+    assert end.value.code == 2 and "it must be K/N" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_holds_one_suite_under_one_set_of_settings(

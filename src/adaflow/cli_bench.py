@@ -14,6 +14,7 @@ _SUITE = option("which videos and edits (adaflow eval list), or an index of real
 _WEIGHTS = option("folder of the metrics' networks (default: weights in adaflow's cache)", metavar="FOLDER")
 _METHODS = option("comma-separated methods or groups (adaflow eval list)", metavar="METHOD,…")
 _RESULTS = option("folder for the results; the same folder again goes on with them", metavar="FOLDER", aliases=["-o"])
+_PART = option("only the K-th of every N videos; other processes do the others, with the same --out", metavar="K/N")
 _EVAL_MODEL = option("a known name, a hub id, or a folder (default: miniature, whose world it is)", metavar="MODEL")
 _IN = option("the folder of the run that A and B are methods of", name="in", metavar="FOLDER")
 _COMPARED = "a method of the run in --in, the folder of a run, or its results/METHOD"
@@ -26,6 +27,7 @@ def eval_run(
     model: Annotated[Optional[str], _EVAL_MODEL] = None,  # noqa: UP045
     keep_work: Annotated[bool, option("leave the workspaces of finished videos in the folder")] = False,
     weights: Annotated[Optional[Path], _WEIGHTS] = None,  # noqa: UP045
+    part: Annotated[str, _PART] = "1/1",
     json_output: Annotated[bool, JSON] = False,
 ) -> None:
     """Edit videos by several methods, and score them: rendered ones, of a suite, or those of an index.
@@ -34,7 +36,7 @@ def eval_run(
     """
     from .eval_commands import run_eval
 
-    run_eval(suite, methods, out, model, keep_work, weights, json_output)
+    run_eval(suite, methods, out, model, keep_work, weights, part, json_output)
 
 
 def eval_compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from .cache import cache_folder
 from .commands import load
 from .console import err, print_json, print_table
 from .disk import disk_errors
-from .errors import InputError, MissingError
+from .errors import ConfigError, InputError, MissingError
 from .longv_eval.columns import MISSING
 from .longv_eval.dataset import SUFFIXES, index_text, load_index, open_frames
 from .longv_eval.footage import real_suite, will_be_skipped
@@ -32,10 +33,17 @@ LONGV_EVAL = "zhangsh2001/LongV-EVAL"
 
 
 def run_eval(
-    suite_name: str, names: str, out: Path, model: str | None, keep_work: bool, weights: Path | None, as_json: bool
+    suite_name: str,
+    names: str,
+    out: Path,
+    model: str | None,
+    keep_work: bool,
+    weights: Path | None,
+    part: str,
+    as_json: bool,
 ) -> None:
     """`adaflow eval run`."""
-    chosen, here = choose(names), None
+    chosen, here, own = choose(names), None, _part(part)
     place = Path(suite_name)
     if suite_name == "longv-eval" and not place.is_dir():
         place = cache_folder() / suite_name
@@ -49,7 +57,7 @@ def run_eval(
     else:
         wanted, pipe = suite(suite_name), load(model or "miniature")  # the suites are of its world
     with Bar(err) as bar:
-        done = Evaluation(wanted, chosen, out, pipe, keep_work, here).run(bar)
+        done = Evaluation(wanted, chosen, out, pipe, keep_work, here, own).run(bar)
     for name, reason in done.not_run.items():
         err.print(f"note: {name} is not run {reason}")
     if as_json:
@@ -61,6 +69,14 @@ def run_eval(
     else:
         print((out / "table.md").read_text(encoding="utf-8"), end="")
         err.print(f"{done.made} rows made, {done.found} were there; open {done.page}")
+
+
+def _part(words: str) -> tuple[int, int]:
+    """Which of how many parts: ``2/4`` is (2, 4)."""
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", words)
+    if found is None or int(found[1]) > int(found[2]):
+        raise ConfigError(f"--part is {words!r}; it must be K/N, the K-th of N parts, such as 2/4")
+    return int(found[1]), int(found[2])
 
 
 def compare_methods(a: str, b: str, folder: Path | None, as_json: bool) -> None:

@@ -9,13 +9,16 @@
     OUT/work/<case>/                           frames, workspace and ledger of the case at work
     OUT/table.csv, table.md, index.html        the tables, after every case, and the page, at the end
 
-Cases come one after the other, with all their rows, so that one workspace at a time is on the disk.
+Cases come one after the other, with all their rows, so that one workspace at a time is on the disk. Several processes
+may share a folder, each with a `part` of the cases.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -60,6 +63,8 @@ class Evaluation:
         out: A new folder, or one in which this suite was begun with this model.
         keep_work: Leave the workspaces of finished cases.
         weights: Of the paper's metrics, for real videos.
+        part: ``(k, n)``: of every n cases the k-th, from 1; other processes, here or on other machines that see the
+            folder, do the others.
     """
 
     suite: Suite
@@ -68,30 +73,35 @@ class Evaluation:
     pipe: AdaFlowPipeline
     keep_work: bool = False
     weights: Weights | None = None
+    part: tuple[int, int] = (1, 1)
 
     def run(self, watch: Watch | None = None) -> Summary:
         """Make every row that is not there yet, then the tables and the page.
 
         Raises:
-            InputError: `out` holds another suite, model or settings.
+            InputError: `out` holds another suite, model or settings; or the part is of no video.
             AdaFlowError: an edit cannot be made; the same run again goes on there.
         """
         watch = watch or Watch()
+        cases = self.suite.cases[self.part[0] - 1 :: self.part[1]]
+        if not cases:
+            raise InputError(f"{self.suite.name} has {len(self.suite.cases)} videos, too few for part {self.part[0]}")
         self._open()
         rows: list[tuple[Case, Edit, Method]] = []
-        for case in self.suite.cases:
+        for case in cases:
             # a row that another needs comes first
             fit = sorted((m for m in self.methods if not self._refuses(m, case)), key=lambda m: len(m.needs))
             rows += [(case, edit, method) for edit in case.edits for method in fit]
         not_run = {m.name: reason for m in self.methods if (reason := self._refused(m))}
         waiting = [row for row in rows if not self._found(*row)]
-        self._describe(not_run)
+        with self._others_wait():
+            self._describe(not_run)
         watch.plan([self._work(*row) for row in waiting])
         counted: dict[Hashable, Fraction] = {}
         if waiting:
             warm_up(self.pipe)
         classifier = AttributeClassifier.load()
-        for case in self.suite.cases:
+        for case in cases:
             todo = [row for row in waiting if row[0] is case]
             if not todo:
                 continue
@@ -101,9 +111,11 @@ class Evaluation:
                     watch.begin(work)
                     desk.row(edit, method)
                     watch.end(work)
+            with self._others_wait():
+                write_tables(self.out)
+        with self._others_wait():
             write_tables(self.out)
-        write_tables(self.out)
-        page = write_page(self.out)
+            page = write_page(self.out)
         return Summary(len(waiting), len(rows) - len(waiting), not_run, page)
 
     def result(self, case: Case, edit: Edit, method: Method) -> Path:
@@ -169,6 +181,13 @@ class Evaluation:
                     f"{self.out} holds results of another {name} ({kept.get(name)}, and this run has {value}); "
                     "choose another folder with --out"
                 )
+
+    @contextmanager
+    def _others_wait(self) -> Iterator[None]:
+        """One process at a time writes what all share; the lock dies with its process."""
+        with disk_errors(self.out, "used for the results"), open(self.out / ".lock", "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _describe(self, not_run: Mapping[str, str]) -> None:
         """Write run.json: what this run is, with the methods of earlier runs into the same folder."""
