@@ -107,6 +107,7 @@ def main() -> None:
         name, folder = arguments.part
         if not arguments.plain_heap:
             heap.one_for_all_threads()
+            heap.keep_no_shapes()
         print(json.dumps(PARTS[name](Path(folder), *arguments.one)))
         return
     plain = ["--plain-heap"] if arguments.plain_heap else []

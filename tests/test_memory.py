@@ -461,6 +461,40 @@ def test_large_blocks_go_back_at_once(own: dict[str, str]) -> None:
     assert (int(freed) > 11 << 20) == (not own)
 
 
+SHAPES = """
+import sys
+from adaflow import heap
+if sys.argv[1] == "ours": heap.keep_no_shapes()
+import torch
+from torch.nn.functional import conv2d
+from adaflow.memory import resident_bytes
+weights = [torch.randn(64, 64 + 16 * i, 3, 3) for i in range(12)]
+def call(batch):
+    with torch.inference_mode():
+        for w in weights: conv2d(torch.randn(batch, w.shape[1], 4, 4), w, padding=1)
+call(40)
+before = resident_bytes()
+for batch in range(1, 40): call(batch)
+heap.give_back()
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN, which keeps them")
+def test_memory_does_not_grow_with_the_sizes_of_calls() -> None:
+    """Beside oneDNN's own store, which has a limit, and is kept small here."""
+    plain = {k: v for k, v in os.environ.items() if k != "LRU_CACHE_CAPACITY"}
+    plain["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "16"
+
+    def grown(whose: str, **own: str) -> int:
+        command = [sys.executable, "-c", SHAPES, whose]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=plain | own).stdout)
+
+    torchs = grown("torch's")
+    assert grown("ours") < torchs / 2
+    assert grown("ours", LRU_CACHE_CAPACITY="1024") > torchs / 2  # a user's own setting
+
+
 HOLES = """
 from adaflow import heap
 from adaflow.memory import resident_bytes

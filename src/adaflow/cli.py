@@ -251,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; turns an `AdaFlowError` into one line on stderr and its exit code."""
     if arguments is None:  # a process of our own
         heap.one_for_all_threads()
+        heap.keep_no_shapes()
         arguments = sys.argv[1:]
     # Other libraries' bars and warnings are not the user's business; they read these when they are imported.
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):

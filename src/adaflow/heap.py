@@ -1,4 +1,4 @@
-"""The C heap: one for all threads in our own processes, and what is free given back between the stages of a run."""
+"""Memory beside tensors: one C heap for all threads, nothing kept for shapes that are past, what is free given back."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ def one_for_all_threads() -> bool:
     libc = _glibc()
     options = ((ARENA_MAX, 1), (MMAP_THRESHOLD, LARGE), (TRIM_THRESHOLD, KEPT))
     return libc is not None and all([bool(libc.mallopt(*option)) for option in options])
+
+
+def keep_no_shapes() -> None:
+    """Have torch keep nothing for the shapes of former calls on the CPU; to be called before torch computes anything.
+
+    By itself it keeps a thousand prepared calls of every kind, so that memory grows with each new number of rows. What
+    oneDNN has compiled is kept all the same, up to a limit of its own, so that calls take no longer. A user's own
+    setting stays.
+    """
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "1")  # which torch reads at its first call of oneDNN
 
 
 def give_back() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import heap
 from .budget import FRAMES_MATCHED
 from .correspondence import match_units, resize
 from .directions import energy, leading_directions, sampled_frames
@@ -321,6 +322,7 @@ def _array(stage: Stage, name: str) -> DiskArray:
 
 def decode(run: Run, latents: DiskArray, stage: Stage) -> None:
     """The edited frames: array ``frames`` ``[n, H, W, 3]`` uint8 of padded size."""
+    heap.give_back()  # what the edit has left: its stage was begun after this one's
     frames = stage.array("frames", (run.frames, *run.geometry.padded, 3), torch.uint8)
 
     def decoded(span: range) -> None:
