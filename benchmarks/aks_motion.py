@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,14 @@ def uncovered(film: Film) -> list[float]:
     return [*shares, 0.0]
 
 
-def between(films: Sequence[Divided], truth: str) -> dict[str, float]:
+def between(films: Sequence[Divided], truth: str) -> dict[str, float | None]:
     """The correlation over films, with its interval."""
-    return _bootstrapped(films, lambda some: spearman([f.whole("clips") for f in some], [f.whole(truth) for f in some]))
+    clips, change = (np.array([film.whole(name) for film in films]) for name in ("clips", truth))
+    rng = np.random.default_rng(0)
+    drawn = (rng.integers(len(films), size=len(films)) for _ in range(RESAMPLES))
+    found = [r for some in drawn if (r := spearman(clips[some], change[some])) is not None]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return {"mean": spearman(clips, change), "low": float(low), "high": float(high), "films": len(films)}
 
 
 def within(films: Sequence[Divided], truth: str) -> dict[str, float]:
@@ -78,13 +83,6 @@ def within(films: Sequence[Divided], truth: str) -> dict[str, float]:
     found = [r for f in films if (r := spearman(f.clips, getattr(f, truth))) is not None]
     result = interval(np.asarray(found))
     return {"mean": result.mean, "low": result.low, "high": result.high, "films": result.videos}
-
-
-def _bootstrapped(films: Sequence[Divided], measure: Callable[[Sequence[Divided]], float | None]) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    drawn = (measure([films[i] for i in rng.integers(len(films), size=len(films))]) for _ in range(RESAMPLES))
-    low, high = np.percentile([value for value in drawn if value is not None], (2.5, 97.5))
-    return {"mean": measure(films) or 0.0, "low": float(low), "high": float(high), "films": len(films)}
 
 
 def main() -> None:

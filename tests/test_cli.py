@@ -191,6 +191,20 @@ def test_the_embedded_model_says_what_it_is_only_where_nobody_chose_it(
     assert run(capsys, "edit", "x.mp4", "a", "--print-config", "--model", "miniature")[1] == ""
 
 
+@pytest.mark.parametrize(
+    ("rooms", "unwanted"),
+    [
+        ("upkeep_commands annotate_commands study.commands studio.commands", "torch"),
+        ("studio.app", "diffusers"),
+    ],
+)
+def test_commands_that_only_look_at_files_start_at_once(rooms: str, unwanted: str) -> None:
+    """What takes seconds to import is not imported."""
+    imports = "; ".join(f"import adaflow.{room}" for room in rooms.split())
+    program = f"import sys; {imports}; sys.exit({unwanted!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
 def test_a_process_of_its_own_writes_nothing_but_its_result(model: Path) -> None:
     """No warnings of other libraries, which speak when they are imported."""
     command = [sys.executable, "-c", "from adaflow.cli import main; main()"]

@@ -480,7 +480,9 @@ print(resident_bytes() - before)
 """
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN, which keeps them")
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="what torch keeps for shapes is oneDNN's, and this build has none"
+)
 def test_memory_does_not_grow_with_the_sizes_of_calls() -> None:
     """Beside oneDNN's own store, which has a limit, and is kept small here."""
     plain = {k: v for k, v in os.environ.items() if k != "LRU_CACHE_CAPACITY"}
