@@ -74,6 +74,16 @@ def _check_video(path: Path) -> None:
         pass
 
 
+def _check_mask(path: Path | None) -> None:
+    """Refuse what is no mask as early."""
+    if path is not None:
+        from .mask_source import open_mask
+        from .video import FileSource
+
+        if isinstance(open_mask(path), FileSource):
+            _check_video(path)
+
+
 _OUT = option("default: NAME.edited.mp4 beside the source", aliases=["-o"], metavar="FILE")
 _PICTURE = option("default: NAME.preview.png beside the source", aliases=["-o"], metavar="FILE")
 _MODEL = option("a known name (adaflow models list), a hub id, or a folder", metavar="MODEL")
@@ -87,6 +97,7 @@ _COMPARE = option(
     metavar="{side,slider}",
 )
 _PROGRESS = option("how progress is told on stderr: bars, or lines of JSON for programs", metavar="{bar,json}")
+_MASK = option("edit what is white in this picture or video, keep the rest; or a folder of pictures", metavar="FILE")
 _VIDEO = option("the video to edit", metavar="VIDEO")
 _PROMPT = option("what the edited video should show; one that starts with '-' goes last, after --", metavar="PROMPT")
 
@@ -101,6 +112,7 @@ def edit(
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
     report: Annotated[Optional[Path], _REPORT] = None,  # noqa: UP045
     no_report: Annotated[bool, _NO_REPORT, tyro.conf.FlagCreatePairsOff] = False,
+    mask: Annotated[Optional[Path], _MASK] = None,  # noqa: UP045
     compare: Annotated[Optional[str], _COMPARE] = None,  # noqa: UP045
     print_config: Annotated[bool, option("print the complete settings as YAML and stop")] = False,
     json_output: Annotated[bool, JSON] = False,
@@ -111,10 +123,23 @@ def edit(
     asked = _config(settings, config)
     if not print_config:
         _check_video(video)
+        _check_mask(mask)
     from .commands import edit_video
 
     edit_video(
-        video, prompt, out, model, asked, workspace, report, print_config, json_output, progress, compare, no_report
+        video,
+        prompt,
+        out,
+        model,
+        asked,
+        workspace,
+        report,
+        print_config,
+        json_output,
+        progress,
+        compare,
+        no_report,
+        mask,
     )
 
 
@@ -146,15 +171,17 @@ def preview(
     model: Annotated[Optional[str], _MODEL] = None,  # noqa: UP045
     config: Annotated[Optional[Path], _CONFIG] = None,  # noqa: UP045
     workspace: Annotated[Optional[Path], _WORKSPACE] = None,  # noqa: UP045
+    mask: Annotated[Optional[Path], _MASK] = None,  # noqa: UP045
     progress: Annotated[str, _PROGRESS] = "bar",
     settings: Annotated[EditOptions, arg(name="")] = EditOptions(),  # noqa: B008
 ) -> None:
     """Edit four keyframes of VIDEO jointly, as one picture: what the edit will look like."""
     asked = _config(settings, config)
     _check_video(video)
+    _check_mask(mask)
     from .commands import preview_video
 
-    preview_video(video, prompt, out, model, asked, workspace, progress)
+    preview_video(video, prompt, out, model, asked, workspace, progress, mask)
 
 
 def demo(

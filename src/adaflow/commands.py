@@ -44,6 +44,7 @@ def edit_video(
     progress: str = "bar",
     compare: str | None = None,
     no_report: bool = False,
+    mask: Path | None = None,
 ) -> None:
     """`adaflow edit`."""
     display = meter_for(progress, err)
@@ -70,11 +71,13 @@ def edit_video(
     shown = None
     with display as meter, StageClock(meter) as spent:
         if peer is None:
-            found = pipe.inspect(video, config=config, workspace=workspace, on_progress=spent, on_rough=meter.rough)
+            found = pipe.inspect(
+                video, mask=mask, config=config, workspace=workspace, on_progress=spent, on_rough=meter.rough
+            )
             meter.expect(found.estimate)
             # now, while the features are there: `--output.keep` may have them removed
             shown = place.attempt(lambda _: evidence(pipe, video, config=config, workspace=workspace))
-        result = pipe(video, prompt, config=config, workspace=workspace, on_progress=spent)
+        result = pipe(video, prompt, mask=mask, config=config, workspace=workspace, on_progress=spent)
         result.save(out, on_progress=spent)
     seconds = time.perf_counter() - started
     if both:
@@ -147,6 +150,7 @@ def preview_video(
     config: EditConfig,
     workspace: Path | None,
     progress: str = "bar",
+    mask: Path | None = None,
 ) -> None:
     """`adaflow preview`."""
     from .figures import png, side_by_side
@@ -156,7 +160,7 @@ def preview_video(
     check_file(out, ".png")
     pipe = load(model)
     with display as meter:
-        found = pipe.preview(video, prompt, config=config, workspace=workspace, on_progress=meter)
+        found = pipe.preview(video, prompt, mask=mask, config=config, workspace=workspace, on_progress=meter)
     picture = png(side_by_side(found.source, found.edited))
     part = out.with_name(f".{out.name}.part")
     try:

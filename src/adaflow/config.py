@@ -116,6 +116,25 @@ class InjectionConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskConfig(Settings):
+    """Local edits: how a mask is read, where one is given (docs/method.md)."""
+
+    invert: bool = setting(False, "edit what is black in the mask and keep what is white")
+    grow: int = setting(
+        0, "pixels of the edited frame by which the mask is grown: room for what is larger", low=0, high=512
+    )
+    feather: int = setting(
+        4,
+        "width of the soft edge around it, in pixels of the edited frame; all that was white stays so",
+        low=0,
+        high=512,
+    )
+    restore: bool = setting(
+        True, "outside the mask put back the source's own pixels; false: leave them as the model's autoencoder has them"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig(Settings):
     """How the work is cut up for this machine; none of it is about what the edit means."""
 
@@ -290,6 +309,7 @@ class EditConfig(Settings):
     slimming: SlimmingConfig = field(default_factory=SlimmingConfig)
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
     injection: InjectionConfig = field(default_factory=InjectionConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     run: RunConfig = field(default_factory=RunConfig)
     peers: PeerConfig = field(default_factory=PeerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)

@@ -91,6 +91,10 @@ class DiskArray:
             )
         return cls(_File(path, fd, writable), shape, dtype, 0, is_view=False)
 
+    def reopened(self) -> DiskArray:
+        """The same array, of the whole file, for reading by a handle of its own."""
+        return DiskArray.open(self.path, self.shape, self.dtype, writable=False)
+
     @property
     def path(self) -> Path:
         """The file."""

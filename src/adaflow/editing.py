@@ -19,6 +19,7 @@ from .budget import CLIPS_A_RUN
 from .diskarray import DiskArray
 from .editor import Editor
 from .keyframes import Partition
+from .masks import LocalEdit, set_back
 from .overlap import read_ahead, write_behind
 from .propagation import Blend
 from .record import attention_record
@@ -39,6 +40,7 @@ class Prepared:
         matches: φ of every frame to the keyframes drawn for its clip.
         borders: φ of frames near borders to the keyframes drawn for the clip beside theirs.
         features: The stage that holds the diffusion features, for the choice of kept tokens.
+        local: Where the video is edited, if not everywhere.
     """
 
     trajectory: DiskArray
@@ -47,6 +49,15 @@ class Prepared:
     matches: Matches
     borders: BorderMatches
     features: Stage
+    local: LocalEdit | None = None
+
+    def elsewhere(self, step: Step, frames: range) -> Elsewhere | None:
+        """What some frames are set back to after a step, where they are not edited."""
+        if self.local is None:
+            return None
+        following = step.number + 1
+        source = self.trajectory.sub(following) if following < len(self.trajectory) else self.local.clean
+        return Elsewhere(source.read(frames.start, frames.stop), self.local.of_latents(frames))
 
 
 def edit(
@@ -112,13 +123,16 @@ def one_step(
         found = [video.matches.of(c, keys[c], some) for c, some in places]
         matches = {level: torch.cat([phi[level] for phi in found]) for level in found[0]}
         numbers = [c for c, some in places for _ in some]
-        return Inputs(z, inverted, numbers, matches, video.borders.of(frames, keys, torch.device("cpu")))
+        blends = video.borders.of(frames, keys, torch.device("cpu"))
+        return Inputs(z, inverted, numbers, matches, blends, video.elsewhere(step, frames))
 
     def denoise(whole: range, loaded: Inputs, frames: range) -> None:
         given = (loaded if frames == whole else load(frames)).to(device)
         carried = given.clips, given.matches, record, given.blends
         noise = editor.propagate(step, given.z, given.inverted, frames, *carried, deep)
         z = editor.denoise(step, noise, given.z)
+        if given.elsewhere:
+            z = given.elsewhere.in_place(z)
         write(lambda: after.write(frames.start, z.cpu()))
         run.report("edit", step.number * run.frames + frames.stop, len(editor.steps) * run.frames)
 
@@ -166,6 +180,18 @@ class KeptLists:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What the source is at the next timestep ``[f, c, h, w]``, and the share ``[f, 1, h, w]`` that is the edit's."""
+
+    source: Tensor
+    shares: Tensor
+
+    def in_place(self, z: Tensor) -> Tensor:
+        """The edit's latents where they are edited, the source's elsewhere."""
+        return set_back(z, self.source, self.shares)
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What a propagation run reads from disk: see `Editor.propagate`."""
 
@@ -174,11 +200,13 @@ class Inputs:
     clips: Sequence[int]
     matches: Mapping[int, Tensor]
     blends: Sequence[Blend]
+    elsewhere: Elsewhere | None
 
     def to(self, device: torch.device) -> Inputs:
         """On the device; latents in fp32, indices as they are used."""
         blends = [replace(b, matches=_indices(b.matches, device)) for b in self.blends]
-        return Inputs(self.z.float(), self.inverted.float(), self.clips, _indices(self.matches, device), blends)
+        matches = _indices(self.matches, device)
+        return Inputs(self.z.float(), self.inverted.float(), self.clips, matches, blends, self.elsewhere)
 
 
 def _indices(matches: Mapping[int, Tensor], device: torch.device) -> dict[int, Tensor]:
@@ -191,12 +219,14 @@ def edit_keyframes(
     keys: Sequence[int],
     features_at: Callable[[int], Tensor],
     on_step: Callable[[Step], None] | None = None,
+    local: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The joint edit of a few keyframes alone, in memory: the preview.
 
     Args:
         trajectory: By timestep, the inverted latents ``[M, c, h, w]`` of the keyframes.
         on_step: Called after each step.
+        local: Where not all is edited: the source's clean latents, and the share ``[M, 1, h, w]`` that is.
 
     Returns:
         Clean latents ``[M, c, h, w]``.
@@ -207,6 +237,9 @@ def edit_keyframes(
     for step in editor.steps:
         noise = editor.edit_keys(step, x, trajectory[step.timestep].float(), keys, kept, None, deep)
         x = editor.denoise(step, noise, x)
+        if local:
+            following = editor.steps[step.number + 1 : step.number + 2]
+            x = set_back(x, trajectory[following[0].timestep] if following else local[0], local[1])
         if on_step:
             on_step(step)
     return x

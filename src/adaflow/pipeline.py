@@ -26,6 +26,8 @@ from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, is_long, rough_estimate, unit_costs
 from .inversion import check_grids, invert_steps
 from .keyframes import Partition
+from .mask_source import Mask, open_mask
+from .masks import Kept, LocalEdit, mask_stage, mixed
 from .memory import out_of_memory
 from .progress import ProgressCallback
 from .prompts import branch_prompts, check_prompt
@@ -82,6 +84,7 @@ class AdaFlowPipeline:
         guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
         method: str | None = None,
+        mask: Mask | None = None,
         config: EditConfig | None = None,
         workspace: str | Path | None = None,
         callback_on_step_end: Callable[[Any, int, int, dict[str, Any]], Any] | None = None,
@@ -95,6 +98,7 @@ class AdaFlowPipeline:
             negative_prompt: And this to `guidance_scale`: as in diffusers; what is set here goes before `config`.
             generator: Only its initial seed is used; every draw is stored, so that resuming needs no generator.
             method: A compared system in AdaFlow's place, such as ``tokenflow`` (docs/peers.md).
+            mask: What is edited, in white; everything else stays the source's. One picture, or one for every frame.
             config: All settings; what it leaves open comes from the model's card.
             workspace: Folder for everything kept; None: one for this video in the user's cache.
             callback_on_step_end: Called as ``(pipeline, step, timestep, {})`` after each editing step.
@@ -115,6 +119,10 @@ class AdaFlowPipeline:
         )
         asked = EditConfig.from_fields({name: value for name, value in given.items() if value is not None})
         settings = self.resolve(asked.over(config or EditConfig()))
+        if mask is not None and peers.find(settings.method) is not None:
+            raise ConfigError(
+                f"a mask goes with AdaFlow's own method, not with {settings.method}; leave one of them away"
+            )
         for note in check_prompt(prompt, self.backbone):
             log.warning(note)
 
@@ -126,13 +134,15 @@ class AdaFlowPipeline:
                 )
 
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
-            edit_by = self._edit if peers.find(settings.method) is None else self._edit_by_peer
-            return edit_by(run, prompt, after_step)
+            if peers.find(settings.method) is None:
+                return self._edit(run, prompt, after_step, open_mask(mask) if mask is not None else None)
+            return self._edit_by_peer(run, prompt, after_step)
 
-    def _edit(self, run: Run, prompt: str, after_step: Callable[[Step], None]) -> EditResult:
+    def _edit(self, run: Run, prompt: str, after_step: Callable[[Step], None], mask: VideoSource | None) -> EditResult:
         """The method, stage by stage; each stage is found in the workspace or computed."""
         config = run.config
         source_prompt, negative_prompt, _ = texts = branch_prompts(prompt, config)
+        masked = [] if mask is None else [mask_stage(run, mask)]
 
         latents = stages.encode(run)
         features = stages.extract_features(run, latents)  # DIFT, Section 3
@@ -146,18 +156,20 @@ class AdaFlowPipeline:
         key |= {name: getattr(config, name) for name in ("guidance_start", "guidance_end", "reuse")}
         key |= config.injection.set_fields() | {f"slimming.{k}": v for k, v in config.slimming.set_fields().items()}
         key |= {f"propagation.{k}": v for k, v in config.propagation.set_fields().items()}
-        edited = run.stage("edit", key | run.machine_key(), trajectory, scheduled, features)
-        decoded = run.stage("decoded", {}, edited)
+        edited = run.stage("edit", key | run.machine_key(), trajectory, scheduled, features, *masked)
+        local = LocalEdit(masked[0].existing("mask"), latents.existing("latents")) if masked else None
+        restored = local if config.mask.restore else None
+        decoded = run.stage("decoded", {"restored": True} if restored else {}, edited)
         if not decoded.complete:
             editor = Editor(self.backbone, config, self.backbone.conditioning(*texts))
             borders = match_borders(run, clips, drawn, features, scheduled)
-            video = Prepared(trajectory.existing("trajectory"), clips, drawn, matches, borders, features)
+            video = Prepared(trajectory.existing("trajectory"), clips, drawn, matches, borders, features, local)
             z = edit(run, editor, edited, video, after_step)  # AAS and FMLP, Sections 4.2 and 4.3
-            stages.decode(run, z, decoded)
+            stages.decode(run, z, decoded, restored)
         run.report("edit", run.frames * config.steps, run.frames * config.steps)
         run.report("decode", run.frames, run.frames)
 
-        return self._result(run, prompt, edited, decoded, clips, scores, drawn)
+        return self._result(run, prompt, edited, decoded, clips, scores, drawn, *masked)
 
     def _edit_by_peer(self, run: Run, prompt: str, after_step: Callable[[Step], None]) -> EditResult:
         """A compared system in AdaFlow's place; its chunks are the partition; it has no scores and no schedule."""
@@ -166,7 +178,15 @@ class AdaFlowPipeline:
         return self._result(run, prompt, made.edit, made.decoded, made.chunks, *nothing)
 
     def _result(
-        self, run: Run, prompt: str, edited: Stage, decoded: Stage, clips: Partition, scores: Tensor, drawn: Tensor
+        self,
+        run: Run,
+        prompt: str,
+        edited: Stage,
+        decoded: Stage,
+        clips: Partition,
+        scores: Tensor,
+        drawn: Tensor,
+        masked: Stage | None = None,
     ) -> EditResult:
         """What is given back of a finished edit; what shall not be kept is removed."""
         record = {
@@ -175,6 +195,11 @@ class AdaFlowPipeline:
             "model": self.model_record(),
             "versions": versions(),
         }
+        kept = None
+        if masked is not None:
+            record["mask"] = masked.key["mask"]
+            if run.config.mask.restore:
+                kept = Kept(run.source, masked.existing("mask").reopened(), run.geometry.content)
         result = EditResult(
             frames=Frames(decoded.existing("frames"), run.geometry.content),
             partition=clips,
@@ -184,6 +209,7 @@ class AdaFlowPipeline:
             source=run.source.info,
             config=run.config,
             workspace=run.workspace.root,
+            kept=kept,
         )
         edited.write_json("record", result.record)
         stages.tidy(run, keep=run.config.output.keep, edit=[edited, decoded])
@@ -193,6 +219,7 @@ class AdaFlowPipeline:
         self,
         video: Video,
         *,
+        mask: Mask | None = None,
         config: EditConfig | None = None,
         workspace: str | Path | None = None,
         on_progress: ProgressCallback | None = None,
@@ -203,6 +230,7 @@ class AdaFlowPipeline:
         Costs a few percent of an edit, and the edit reuses it.
 
         Args:
+            mask: Of the edit to come: what is wrong with it is said now.
             on_rough: Called first, before anything is computed, with the least and the most that an edit may take.
 
         Raises:
@@ -213,6 +241,8 @@ class AdaFlowPipeline:
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
             few, _ = fewest_and_most(run.frames)
             check_fits(run, few)
+            if mask is not None:
+                mask_stage(run, open_mask(mask))
             run.workspace.reserve(disk_bytes(run, few))
             costs = unit_costs(run)
             if on_rough:
@@ -237,6 +267,7 @@ class AdaFlowPipeline:
         prompt: str,
         *,
         keyframes: int = 4,
+        mask: Mask | None = None,
         config: EditConfig | None = None,
         workspace: str | Path | None = None,
         on_progress: ProgressCallback | None = None,
@@ -250,6 +281,7 @@ class AdaFlowPipeline:
         for note in check_prompt(prompt, self.backbone):
             log.warning(note)
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
+            masked = None if mask is None else mask_stage(run, open_mask(mask))
             latents = stages.encode(run)
             features = stages.extract_features(run, latents)
             clips, _, _ = stages.partition(run, features)
@@ -257,7 +289,9 @@ class AdaFlowPipeline:
             keys = [(clips.clips[c].start + clips.clips[c].stop) // 2 for c in chosen]
             texts = branch_prompts(prompt, settings)
             conditioning = self.backbone.conditioning(*texts)
-            clean = latents.existing("latents").rows(keys)
+            stored = latents.existing("latents")
+            clean = stored.rows(keys)
+            local = None if masked is None else LocalEdit(masked.existing("mask"), stored)
             editor = Editor(self.backbone, settings, conditioning)
             trajectory: dict[int, Tensor] = {}
             for t, noised in invert_steps(
@@ -276,13 +310,18 @@ class AdaFlowPipeline:
                 keys,
                 stages.key_features(run, features, torch.tensor(keys)),
                 lambda step: run.report("edit", step.number + 1, settings.steps),
+                None if local is None else (clean, local.of_latents(keys)),
             )
             h, w = run.geometry.content
-            frames = []
-            for i in range(len(keys)):
-                frames.append(self.backbone.decode(z[i : i + 1])[0, :h, :w].cpu().numpy())
-                run.report("decode", i + 1, len(keys))
             originals = [next(iter(run.source.frames(run.geometry.content, start=k))) for k in keys]
+            frames = []
+            for i, k in enumerate(keys):
+                picture = self.backbone.decode(z[i : i + 1])[:, :h, :w].cpu()
+                if local and settings.mask.restore:
+                    shares = local.shares([k])[:, :h, :w]
+                    picture = mixed(picture, torch.from_numpy(originals[i])[None], shares)
+                frames.append(picture[0].numpy())
+                run.report("decode", i + 1, len(keys))
             return Preview(keys, originals, frames, len(clips.clips))
 
     def resolve(self, config: EditConfig) -> ResolvedConfig:

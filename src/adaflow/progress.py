@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 STAGES = {
+    "mask": "reading the mask",
     "encode": "encoding frames",
     "features": "diffusion features",
     "partition": "choosing keyframes",

@@ -16,6 +16,7 @@ from .config import ResolvedConfig
 from .diskarray import DiskArray
 from .estimate import Estimate
 from .keyframes import Partition
+from .masks import Kept
 from .progress import Progress, ProgressCallback
 from .run import Geometry
 from .video import VideoInfo, check_output, write_video
@@ -30,7 +31,7 @@ class Frames:
 
     def __init__(self, array: DiskArray, size: tuple[int, int]) -> None:
         # A handle of its own, which outlives the workspace's lock and even the file's removal.
-        self._array = DiskArray.open(array.path, array.shape, array.dtype, writable=False)
+        self._array = array.reopened()
         self._size = size
 
     @property
@@ -63,7 +64,8 @@ class EditResult:
     """An edited video.
 
     `record` holds settings, seed, model, versions and plan: what the output depends on. `schedule` is ``[T, M]``,
-    `scores` each frame's mean and least window similarity to its clip's first frame ``[n, 2]``.
+    `scores` each frame's mean and least window similarity to its clip's first frame ``[n, 2]``. `kept` is what a video
+    of the source's size takes from the source where a mask leaves it alone.
     """
 
     frames: Frames
@@ -74,6 +76,7 @@ class EditResult:
     source: VideoInfo
     config: ResolvedConfig
     workspace: Path
+    kept: Kept | None = None
 
     def save(self, out: str | Path, *, on_progress: ProgressCallback | None = None) -> Path:
         """Write the video, with the source's timestamps and sound; it appears whole or not at all.
@@ -94,7 +97,7 @@ class EditResult:
 
         write_video(
             out,
-            self.frames,
+            self.kept.full_size(iter(self.frames)) if self.kept and size else self.frames,
             self.source,
             size=size,
             crf=output.quality,

@@ -23,6 +23,7 @@ from .errors import InputError
 from .features import FeatureExtractor
 from .inversion import invert_steps
 from .keyframes import Partition, partition_with_scores, pool, schedule
+from .masks import LocalEdit
 from .run import Run, batched, spans
 from .workspace import Stage
 
@@ -320,17 +321,29 @@ def _array(stage: Stage, name: str) -> DiskArray:
     return stage.existing(name)
 
 
-def decode(run: Run, latents: DiskArray, stage: Stage) -> None:
-    """The edited frames: array ``frames`` ``[n, H, W, 3]`` uint8 of padded size."""
+def decode(run: Run, latents: DiskArray, stage: Stage, local: LocalEdit | None = None) -> None:
+    """The edited frames: array ``frames`` ``[n, H, W, 3]`` uint8 of padded size.
+
+    Args:
+        local: Where not all is edited and the source's pixels are to be put back elsewhere.
+    """
     heap.give_back()  # what the edit has left: its stage was begun after this one's
     frames = stage.array("frames", (run.frames, *run.geometry.padded, 3), torch.uint8)
 
-    def decoded(span: range) -> None:
-        frames.write(span.start, run.backbone.decode(latents.read(span.start, span.stop)).cpu())
+    def decoded(span: range, source: Tensor | None = None, first: int = 0) -> None:
+        pictures = run.backbone.decode(latents.read(span.start, span.stop)).cpu()
+        if local and source is not None:
+            pictures = local.restored(pictures, source[span.start - first : span.stop - first], span)
+        frames.write(span.start, pictures)
         stage.advance(span.stop)
         run.report("decode", span.stop, run.frames)
 
-    run.in_runs(stage.done, run.frames, lambda plan: plan.images, decoded)
+    done = stage.done
+    for source in read_frames(run, start=done) if local else ():
+        work = partial(decoded, source=source, first=done)
+        run.in_runs(done, done + len(source), lambda plan: plan.images, work)
+        done += len(source)
+    run.in_runs(done, run.frames, lambda plan: plan.images, decoded)
     stage.finish()
 
 

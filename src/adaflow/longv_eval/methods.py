@@ -19,7 +19,7 @@ import yaml
 from ..config import EditConfig
 from ..errors import InputError
 from ..peers import PEERS, find
-from .running import Asked, Output, Task, alone, compared, joint, repeated_first, round_trip, unedited
+from .running import Asked, Output, Task, alone, compared, joint, masked, repeated_first, round_trip, unedited
 
 EVERYTHING = 4096
 """A budget that no number of keyframes exceeds."""
@@ -112,6 +112,11 @@ def _limited(asked: Asked, config: EditConfig) -> Mapping[str, Any]:
     return {"keyframes.longest_clip": -(-len(asked.case.film) // budget)}
 
 
+def _grown(asked: Asked, config: EditConfig) -> Mapping[str, Any]:
+    """Around an object a little room for what is larger; a background does not grow into what stands before it."""
+    return {"mask.grow": 0 if asked.edit.kind == "background" else 3}
+
+
 REFERENCES: Mapping[str, Method] = {
     m.name: m
     for m in (
@@ -166,6 +171,14 @@ REFERENCES: Mapping[str, Method] = {
             "Every frame a keyframe, edited jointly under the budget.",
             runs=alone,
             most_frames=MOST_JOINT_FRAMES,
+        ),
+        Method(
+            "masked",
+            "AdaFlow, told where",
+            "AdaFlow with the true mask: of the object to be edited, for a new background of all but the objects.",
+            {"mask.feather": 2},
+            runs=masked,
+            adapts=_grown,
         ),
     )
 }

@@ -98,11 +98,22 @@ class Output:
     made_from: Sequence[str] = ()
 
 
-def joint(task: Task, config: EditConfig) -> Output:
+def joint(task: Task, config: EditConfig, mask: NDArray[np.uint8] | None = None) -> Output:
     """AdaFlow itself: one call of the pipeline."""
-    result, made_from = _by_pipeline(task, config)
+    result, made_from = _by_pipeline(task, config, mask)
     facts = {**_facts(task, result), "at_once": len(task.case.film)}
     return Output(result.frames, tuple(result.partition.starts), facts=facts, made_from=made_from)
+
+
+def masked(task: Task, config: EditConfig) -> Output:
+    """AdaFlow, told where to edit by the rendered world; of a style, and in real videos, that is everywhere."""
+    film, kind = task.case.film, task.edit.kind
+    if isinstance(film, Footage) or kind == "style":
+        return joint(task, config)
+    everything_else = kind == "background"
+    planes = [film.masks(i).max(axis=0) if everything_else else film.masks(i)[0] for i in range(len(film))]
+    mask = (255 * np.stack(planes)).round().astype(np.uint8)
+    return joint(task, config, 255 - mask if everything_else else mask)
 
 
 def compared(task: Task, config: EditConfig) -> Output:
@@ -197,9 +208,11 @@ class Sized:
         return (p if p.shape[:2] == self.size else resized(p, self.size) for p in self.pictures)
 
 
-def _by_pipeline(task: Task, config: EditConfig) -> tuple[EditResult, list[str]]:
+def _by_pipeline(task: Task, config: EditConfig, mask: NDArray[np.uint8] | None = None) -> tuple[EditResult, list[str]]:
     """The pipeline's edit, and the folders of the workspace that it was made from."""
-    result = task.pipe(task.video, task.edit.prompt, config=config, workspace=task.workspace, on_progress=task.meter)
+    result = task.pipe(
+        task.video, task.edit.prompt, mask=mask, config=config, workspace=task.workspace, on_progress=task.meter
+    )
     return result, [info.folder for info in stage_infos(task.workspace) if info.name in ("edit", "decoded")]
 
 
