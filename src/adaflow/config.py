@@ -119,7 +119,15 @@ class InjectionConfig(Settings):
 class MaskConfig(Settings):
     """Local edits: how a mask is read, where one is given (docs/method.md)."""
 
-    invert: bool = setting(False, "edit what is black in the mask and keep what is white")
+    find: str = setting(
+        "",
+        "without a mask: words for what is edited, which the model then finds; 'change': where the prompt differs from "
+        "the source prompt; empty: everything is edited",
+    )
+    threshold: float = setting(
+        0.3, "share of a video's strongest response to the words from which a place is found", low=0.01, high=0.99
+    )
+    invert: bool = setting(False, "edit what is black in the mask, or is not found, and keep the rest")
     grow: int = setting(
         0, "pixels of the edited frame by which the mask is grown: room for what is larger", low=0, high=512
     )

@@ -10,9 +10,9 @@ SAMPLED = 64
 """Frames of a video from which the directions of its features are found."""
 
 
-def sampled_frames(frames: int) -> list[int]:
-    """Up to `SAMPLED` frames of a video, evenly spread, the first and the last among them."""
-    count = min(frames, SAMPLED)
+def sampled_frames(frames: int, most: int = SAMPLED) -> list[int]:
+    """Up to `most` frames of a video, evenly spread, the first and the last among them."""
+    count = min(frames, most)
     return sorted({round(k * (frames - 1) / max(1, count - 1)) for k in range(count)})
 
 

@@ -86,13 +86,11 @@ class LocalEdit:
 
     def shares(self, frames: Sequence[int] | range) -> Tensor:
         """How much of each pixel of some frames is edited: ``[f, H, W]`` in [0, 1], or ``[1, H, W]``."""
-        rows = [0] if len(self.mask) == 1 else list(frames)
-        return self.mask.rows(rows).float() / 255
+        return shares_in(self.mask, frames)
 
     def of_latents(self, frames: Sequence[int] | range) -> Tensor:
         """The same of latents, ``[f, 1, h, w]`` or ``[1, 1, h, w]``: a cell's is the most of its pixels'."""
-        cell = self.mask.shape[-1] // self.clean.shape[-1]
-        return F.max_pool2d(self.shares(frames)[:, None], cell)
+        return of_cells(self.shares(frames), self.mask.shape[-1] // self.clean.shape[-1])
 
     def restored(self, edited: Tensor, source: Tensor, frames: range) -> Tensor:
         """Edited pictures ``[f, H, W, 3]`` uint8 of padded size with the source's pixels where nothing is edited."""
@@ -123,6 +121,17 @@ class Kept:
             scaled = np.array(Image.fromarray(mask).resize(size[::-1], Image.Resampling.BILINEAR))
             edit, source, shares = (torch.from_numpy(part)[None] for part in (resized(picture, size), own, scaled))
             yield mixed(edit, source, shares.float() / 255)[0].numpy()
+
+
+def shares_in(mask: DiskArray, frames: Sequence[int] | range) -> Tensor:
+    """How much of each pixel of some frames is edited, by a mask as in `LocalEdit`."""
+    rows = [0] if len(mask) == 1 else list(frames)
+    return mask.rows(rows).float() / 255
+
+
+def of_cells(shares: Tensor, side: int) -> Tensor:
+    """Shares of pixels ``[f, H, W]`` as those of latents ``[f, 1, h, w]``: the most of a cell's, `side` pixels long."""
+    return F.max_pool2d(shares[:, None], side)
 
 
 def mixed(edited: Tensor, source: Tensor, shares: Tensor) -> Tensor:

@@ -20,17 +20,19 @@ from .borders import match_borders
 from .budget import parse_bytes
 from .cards import ModelCard, default_model
 from .config import EditConfig, ResolvedConfig, resolve
-from .editing import Prepared, edit, edit_keyframes
+from .editing import Prepared, edit
 from .editor import Editor
 from .errors import ConfigError, ResourceError
 from .estimate import Estimate, check_fits, disk_bytes, estimate, fewest_and_most, is_long, rough_estimate, unit_costs
-from .inversion import check_grids, invert_steps
+from .inversion import check_grids
 from .keyframes import Partition
+from .locate import locate
 from .mask_source import Mask, open_mask
-from .masks import Kept, LocalEdit, mask_stage, mixed
+from .masks import Kept, LocalEdit, mask_stage
 from .memory import out_of_memory
+from .previewing import preview
 from .progress import ProgressCallback
-from .prompts import branch_prompts, check_prompt
+from .prompts import CHANGE, branch_prompts, check_prompt
 from .result import EditResult, Frames, Inspection, Preview, versions
 from .reuse import check_reuse
 from .run import Geometry, Run
@@ -119,12 +121,8 @@ class AdaFlowPipeline:
         )
         asked = EditConfig.from_fields({name: value for name, value in given.items() if value is not None})
         settings = self.resolve(asked.over(config or EditConfig()))
-        if mask is not None and peers.find(settings.method) is not None:
-            raise ConfigError(
-                f"a mask goes with AdaFlow's own method, not with {settings.method}; leave one of them away"
-            )
-        for note in check_prompt(prompt, self.backbone):
-            log.warning(note)
+        _check_mask(settings, mask)
+        _check_texts(self.backbone, settings, prompt)
 
         def after_step(step: Step) -> None:
             returned = callback_on_step_end(self, step.number, step.timestep, {}) if callback_on_step_end else None
@@ -149,6 +147,8 @@ class AdaFlowPipeline:
         clips, scores, partitioned = stages.partition(run, features)  # AKS, Section 4.1
         check_fits(run, len(clips.clips))
         trajectory = stages.invert(run, latents, source_prompt)
+        if config.mask.find:
+            masked = [locate(run, trajectory, prompt)]
         drawn, scheduled = stages.draw_keyframes(run, clips, features, partitioned)
         matches = stages.match_tokens(run, clips, drawn, features, scheduled)  # φ, Section 4.3
 
@@ -197,7 +197,7 @@ class AdaFlowPipeline:
         }
         kept = None
         if masked is not None:
-            record["mask"] = masked.key["mask"]
+            record["mask"] = masked.key.get("mask", "found")
             if run.config.mask.restore:
                 kept = Kept(run.source, masked.existing("mask").reopened(), run.geometry.content)
         result = EditResult(
@@ -238,6 +238,7 @@ class AdaFlowPipeline:
         """
         settings = self.resolve(config or EditConfig())
         _only_adaflow(settings, "inspect")
+        _check_mask(settings, mask)
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
             few, _ = fewest_and_most(run.frames)
             check_fits(run, few)
@@ -278,51 +279,10 @@ class AdaFlowPipeline:
         """
         settings = self.resolve(config or EditConfig())
         _only_adaflow(settings, "preview")
-        for note in check_prompt(prompt, self.backbone):
-            log.warning(note)
+        _check_mask(settings, mask)
+        _check_texts(self.backbone, settings, prompt)
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
-            masked = None if mask is None else mask_stage(run, open_mask(mask))
-            latents = stages.encode(run)
-            features = stages.extract_features(run, latents)
-            clips, _, _ = stages.partition(run, features)
-            chosen = np.linspace(0, len(clips.clips) - 1, min(keyframes, len(clips.clips))).round().astype(int)
-            keys = [(clips.clips[c].start + clips.clips[c].stop) // 2 for c in chosen]
-            texts = branch_prompts(prompt, settings)
-            conditioning = self.backbone.conditioning(*texts)
-            stored = latents.existing("latents")
-            clean = stored.rows(keys)
-            local = None if masked is None else LocalEdit(masked.existing("mask"), stored)
-            editor = Editor(self.backbone, settings, conditioning)
-            trajectory: dict[int, Tensor] = {}
-            for t, noised in invert_steps(
-                self.backbone,
-                clean,
-                conditioning,
-                settings.inversion_steps,
-                sampling_steps=settings.steps,
-                reuse=settings.inversion_reuse,
-            ):
-                trajectory[t] = noised
-                run.report("invert", len(trajectory), max(settings.inversion_steps, settings.steps))
-            z = edit_keyframes(
-                editor,
-                trajectory,
-                keys,
-                stages.key_features(run, features, torch.tensor(keys)),
-                lambda step: run.report("edit", step.number + 1, settings.steps),
-                None if local is None else (clean, local.of_latents(keys)),
-            )
-            h, w = run.geometry.content
-            originals = [next(iter(run.source.frames(run.geometry.content, start=k))) for k in keys]
-            frames = []
-            for i, k in enumerate(keys):
-                picture = self.backbone.decode(z[i : i + 1])[:, :h, :w].cpu()
-                if local and settings.mask.restore:
-                    shares = local.shares([k])[:, :h, :w]
-                    picture = mixed(picture, torch.from_numpy(originals[i])[None], shares)
-                frames.append(picture[0].numpy())
-                run.report("decode", i + 1, len(keys))
-            return Preview(keys, originals, frames, len(clips.clips))
+            return preview(run, prompt, keyframes, None if mask is None else open_mask(mask))
 
     def resolve(self, config: EditConfig) -> ResolvedConfig:
         """The complete settings of an edit with this model.
@@ -377,3 +337,19 @@ def _only_adaflow(config: ResolvedConfig, command: str) -> None:
     """Refuse a compared system where there is nothing of it to show."""
     if peers.find(config.method) is not None:
         raise ConfigError(f"{command} shows AdaFlow's keyframes, and {config.method} has none; leave the method away")
+
+
+def _check_mask(config: ResolvedConfig, mask: Mask | None) -> None:
+    """Refuse what says twice where to edit, or says it to a method that edits everywhere."""
+    if mask is not None and config.mask.find:
+        raise ConfigError("a mask is given, and mask.find has words for one; leave one of them away")
+    if (mask is not None or config.mask.find) and peers.find(config.method) is not None:
+        raise ConfigError(f"masks go with AdaFlow's own method, not with {config.method}; leave one of them away")
+
+
+def _check_texts(backbone: Backbone, config: ResolvedConfig, prompt: str) -> None:
+    """Say what the user should know about the prompt, and about the words that are looked for."""
+    sought = [] if config.mask.find in ("", CHANGE) else [config.mask.find]
+    for text in (prompt, *sought):
+        for note in check_prompt(text, backbone):
+            log.warning(note)

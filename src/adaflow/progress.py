@@ -11,6 +11,7 @@ STAGES = {
     "features": "diffusion features",
     "partition": "choosing keyframes",
     "invert": "DDIM inversion",
+    "locate": "finding what to edit",
     "match": "matching tokens",
     "edit": "editing",
     "decode": "decoding frames",

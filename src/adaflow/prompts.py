@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .config import ResolvedConfig
 
+CHANGE = "change"
+"""What `mask.find` says for: where the prompt differs from the source prompt."""
 _FILLER = frozenset(["a", "an", "the", "and", "of", "with", "in", "on", "at", "to", "as", "is", "are", ",", "."])
 
 
@@ -42,6 +44,11 @@ def unknown_words(prompt: str) -> dict[str, list[str]]:
     vocabulary = world.words() | _FILLER
     words = dict.fromkeys(re.findall(r"[a-z]+", prompt.lower()))
     return {w: difflib.get_close_matches(w, vocabulary, n=2, cutoff=0.6) for w in words if w not in vocabulary}
+
+
+def sought(config: ResolvedConfig, prompt: str) -> tuple[str, str]:
+    """The words for what is to be found in the video, and those that it is told apart from."""
+    return (prompt, config.source_prompt) if config.mask.find == CHANGE else (config.mask.find, "")
 
 
 def branch_prompts(prompt: str, config: ResolvedConfig) -> tuple[str, str, str]:

@@ -19,6 +19,8 @@ import yaml
 from ..config import EditConfig
 from ..errors import InputError
 from ..peers import PEERS, find
+from ..prompts import CHANGE
+from .footage import Footage
 from .running import Asked, Output, Task, alone, compared, joint, masked, repeated_first, round_trip, unedited
 
 EVERYTHING = 4096
@@ -117,6 +119,17 @@ def _grown(asked: Asked, config: EditConfig) -> Mapping[str, Any]:
     return {"mask.grow": 0 if asked.edit.kind == "background" else 3}
 
 
+def _sought(asked: Asked, config: EditConfig) -> Mapping[str, Any]:
+    """What a user would have looked for: the change, or the objects before a background; nothing for a style."""
+    film, kind = asked.case.film, asked.edit.kind
+    if kind in ("colour", "object"):
+        return {"mask.find": CHANGE}
+    if kind == "style" or isinstance(film, Footage):  # whose objects nobody has named
+        return {}
+    things = [thing.kind for thing in film.shots[0].scene.objects]
+    return {"mask.find": " and ".join(f"a {name}" for name in things), "mask.invert": True, "mask.threshold": 0.5}
+
+
 REFERENCES: Mapping[str, Method] = {
     m.name: m
     for m in (
@@ -179,6 +192,13 @@ REFERENCES: Mapping[str, Method] = {
             {"mask.feather": 2},
             runs=masked,
             adapts=_grown,
+        ),
+        Method(
+            "found",
+            "AdaFlow, finding where",
+            "AdaFlow that finds by itself what the prompt changes, or for a new background the objects to be kept.",
+            {"mask.feather": 2},
+            adapts=_sought,
         ),
     )
 }
