@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillAtWork
 from dataclasses import replace
@@ -291,7 +292,7 @@ def names(asked: str) -> list[str]:
 def test_methods_are_chosen_by_name_and_group_each_once_and_in_order() -> None:
     assert names("adaflow,source") == ["source", "adaflow"]
     assert names("uniform") == ["uniform", "adaflow"] == names("uniform, adaflow ,uniform")
-    assert names("references")[-1] == "adaflow" and len(names("references")) == 9
+    assert names("references")[-1] == "adaflow" and len(names("references")) == 11
     assert names("everything") == list(methods())
     assert names("all") == [name for name in methods() if name not in variants()]
     combined = choose("pnp+guidance-3+injection-0.4")[0]
@@ -483,6 +484,22 @@ def test_a_folder_holds_one_suite_under_one_set_of_settings(
     monkeypatch.setattr(pipe.backbone, "card", replace(card, kinds=kinds))
     with pytest.raises(InputError, match=r"made with guidance_scale 1\.5, and now adaflow has 9\.0"):
         Evaluation(tiny_suite(), choose("adaflow"), finished, pipe).run()
+
+
+def test_a_setting_younger_than_a_row_counts_as_its_default(
+    finished: Path, pipe: AdaFlowPipeline, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    file = out / "results" / "adaflow" / "cuts-4.foreground.json"
+    for name, there in (("mask.find", True), ("guidance_scale", False)):  # the one at its default, the other not
+        row = json.loads(file.read_text())
+        del row["settings"][name]
+        file.write_text(json.dumps(row))
+        if there:
+            assert Evaluation(tiny_suite(), choose("adaflow"), out, pipe).run().made == 0
+        else:
+            with pytest.raises(InputError, match=r"made with guidance_scale 7\.5, and now adaflow has 1\.5"):
+                Evaluation(tiny_suite(), choose("adaflow"), out, pipe).run()
 
 
 def test_films_too_long_for_a_method_are_left_out_with_the_reason(pipe: AdaFlowPipeline, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..config import EditConfig
 from ..disk import disk_errors
 from ..errors import InputError
 from ..miniature.classifier import AttributeClassifier
@@ -133,14 +134,18 @@ class Evaluation:
         return {**steps, **self.suite.settings}
 
     def _found(self, case: Case, edit: Edit, method: Method) -> bool:
-        """Whether a row is there; refuses one that was made with other settings."""
+        """Whether a row is there; refuses one that was made with other settings.
+
+        A setting that is younger than the row counts as its default, which is what there was before.
+        """
         file = self.result(case, edit, method)
         row = read_json(file)
         if row is None:
             return False
         now = self.complete_settings(method, self.asked(case, edit))
-        for name in sorted(row["settings"].keys() | now.keys()):
-            old, new = row["settings"].get(name), now.get(name)
+        before = {**EditConfig().completed().set_fields(), **row["settings"]} if row["settings"] else {}
+        for name in sorted(before.keys() | now.keys()):
+            old, new = before.get(name), now.get(name)
             if old != new:
                 raise InputError(
                     f"{file} was made with {name} {old}, and now {method.name} has {new}; choose another folder with "
