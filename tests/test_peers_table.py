@@ -61,7 +61,8 @@ def test_all_of_them_in_one_table(pipe: AdaFlowPipeline, tmp_path: Path, capsys:
     rows = {row.method: row for row in load_rows(out)}
     assert set(rows) == {method.name for method in choose("all")} - {"rave"}
     together = {name: row.value("at_once") for name, row in rows.items()}
-    whole = {name: float(N) for name in ("full", "uniform", "limited", "no-propagation", "vidtome", "adaflow")}
+    joint = ("full", "uniform", "limited", "no-propagation", "masked", "found", "vidtome", "adaflow")
+    whole = {name: float(N) for name in joint}
     keyed = {"rerender-lite": float(N), "fresco-lite": float(N)}
     chunked = {"tokenflow": 4.0, "rave-pnp": 4.0, "flatten": 4.0, "vidtome": 4.0}  # the suite's chunks
     assert together == {"source": None, "vae": None, "frame1": None, "pnp": 1.0} | whole | keyed | chunked
