@@ -17,13 +17,13 @@ from torch import Tensor
 from .backbone import Backbone, Conditioning
 from .config import ResolvedConfig
 from .directions import sampled_frames
-from .masks import softened
+from .masks import READ_AT_ONCE, MaskArrays, softened
 from .prompts import sought
 from .run import Run, spans
 from .workspace import Stage
 
 NOISE = (0.2, 0.35, 0.5, 0.65)
-"""At which noise the model is asked, as fractions of its timesteps: where things are neither gone nor settled."""
+"""At which noise the model is asked, as fractions of its timesteps."""
 STRONGEST = 0.999
 """The quantile of a video's responses that counts as strongest: robust, and for things of any size."""
 COMPARED = 500
@@ -68,7 +68,7 @@ def _joined(responses: Tensor, means: Tensor) -> Tensor:
 
 
 def locate(run: Run, trajectory: Stage, prompt: str) -> Stage:
-    """What `mask.find` names, as a mask like `masks.mask_stage`'s: array ``mask`` ``[n, H, W]`` uint8 of padded size.
+    """What `mask.find` names, as a mask like `masks.mask_stage`'s, with a frame for every frame.
 
     Args:
         trajectory: The inversion's.
@@ -81,10 +81,10 @@ def locate(run: Run, trajectory: Stage, prompt: str) -> Stage:
     if not stage.complete:
         parts = [responses.existing(f"at{k}") for k in range(len(_timesteps(run.backbone, run.config)))]
         means, strongest = scales(torch.stack([part.rows(sampled_frames(n, COMPARED)) for part in parts]))
-        mask = stage.array("mask", (n, *run.geometry.padded), torch.uint8)
-        for some in spans(0, n, 16):
+        arrays = MaskArrays.new(stage, run, n)
+        for some in spans(0, n, READ_AT_ONCE):
             here = torch.stack([part.read(some.start, some.stop) for part in parts])
-            mask.write(
+            arrays.write(
                 some.start, softened(found(here, means, strongest, config.threshold, run.geometry.padded), config)
             )
         stage.finish()

@@ -31,7 +31,7 @@ READ_AT_ONCE = 16
 
 
 def mask_stage(run: Run, mask: VideoSource) -> Stage:
-    """The mask as the edit uses it: array ``mask`` ``[n, H, W]`` uint8 of padded size, one frame if it stands still.
+    """The mask as the edit uses it, in `MaskArrays`; one frame if it stands still.
 
     Raises:
         InputError: It has another number of frames or another shape than the video, or leaves nothing to edit.
@@ -43,11 +43,11 @@ def mask_stage(run: Run, mask: VideoSource) -> Stage:
         return stage
     check_mask(mask, run.source)
     frames = mask.info.frames
-    array = stage.array("mask", (frames, *geometry.padded), torch.uint8)
+    arrays = MaskArrays.new(stage, run, frames)
     done, most = 0, 0
     for pictures in batched(mask.frames(geometry.content), READ_AT_ONCE):
         soft = softened(torch.from_numpy(np.stack([levels(picture) for picture in pictures])), config)
-        array.write(done, geometry.pad(soft))
+        arrays.write(done, geometry.pad(soft))
         done, most = done + len(pictures), max(most, int(soft.max()))
         run.report("mask", done, frames)
     if not most:
@@ -73,24 +73,54 @@ def softened(mask: Tensor, config: MaskConfig) -> Tensor:
 
 
 @dataclass(frozen=True)
+class MaskArrays:
+    """How much is edited, of 255; one row is the same for every frame.
+
+    Attributes:
+        mask: Of each pixel, ``[n, H, W]`` uint8 of padded size.
+        cells: Of each latent ``[n, h, w]`` uint8: found once, since every step asks.
+    """
+
+    mask: DiskArray
+    cells: DiskArray
+
+    @classmethod
+    def new(cls, stage: Stage, run: Run, frames: int) -> MaskArrays:
+        """Those of a stage that is begun."""
+        sizes = {"mask": run.geometry.padded, "cells": run.latent_size}
+        return cls(**{name: stage.array(name, (frames, *size), torch.uint8) for name, size in sizes.items()})
+
+    @classmethod
+    def of(cls, stage: Stage) -> MaskArrays:
+        """Those of a stage that is complete."""
+        return cls(stage.existing("mask"), stage.existing("cells"))
+
+    def write(self, start: int, soft: Tensor) -> None:
+        """Write frames ``[f, H, W]`` uint8 from `start` on."""
+        self.mask.write(start, soft)
+        cells = of_cells(soft.float(), self.mask.shape[-1] // self.cells.shape[-1])
+        self.cells.write(start, cells[:, 0].to(torch.uint8))
+
+
+@dataclass(frozen=True)
 class LocalEdit:
     """Where a video is edited, and what it is elsewhere.
 
     Attributes:
-        mask: ``[n, H, W]`` uint8 of padded size; ``[1, H, W]``: the same for every frame.
+        arrays: The mask.
         clean: The source's clean latents ``[n, c, h, w]``.
     """
 
-    mask: DiskArray
+    arrays: MaskArrays
     clean: DiskArray
 
     def shares(self, frames: Sequence[int] | range) -> Tensor:
         """How much of each pixel of some frames is edited: ``[f, H, W]`` in [0, 1], or ``[1, H, W]``."""
-        return shares_in(self.mask, frames)
+        return shares_in(self.arrays.mask, frames)
 
     def of_latents(self, frames: Sequence[int] | range) -> Tensor:
         """The same of latents, ``[f, 1, h, w]`` or ``[1, 1, h, w]``: a cell's is the most of its pixels'."""
-        return of_cells(self.shares(frames), self.mask.shape[-1] // self.clean.shape[-1])
+        return shares_in(self.arrays.cells, frames)[:, None]
 
     def restored(self, edited: Tensor, source: Tensor, frames: range) -> Tensor:
         """Edited pictures ``[f, H, W, 3]`` uint8 of padded size with the source's pixels where nothing is edited."""
@@ -103,7 +133,7 @@ class Kept:
 
     Attributes:
         source: The video that was edited.
-        mask: As in `LocalEdit`, from a file that may be gone.
+        mask: As in `MaskArrays`, from a file that may be gone.
         content: (H, W) of the frames in `mask`, which are padded.
     """
 
@@ -124,7 +154,7 @@ class Kept:
 
 
 def shares_in(mask: DiskArray, frames: Sequence[int] | range) -> Tensor:
-    """How much of each pixel of some frames is edited, by a mask as in `LocalEdit`."""
+    """How much of some frames is edited, in [0, 1], by one of the `MaskArrays`."""
     rows = [0] if len(mask) == 1 else list(frames)
     return mask.rows(rows).float() / 255
 

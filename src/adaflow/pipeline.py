@@ -28,7 +28,7 @@ from .inversion import check_grids
 from .keyframes import Partition
 from .locate import locate
 from .mask_source import Mask, open_mask
-from .masks import Kept, LocalEdit, mask_stage
+from .masks import Kept, LocalEdit, MaskArrays, mask_stage
 from .memory import out_of_memory
 from .previewing import preview
 from .progress import ProgressCallback
@@ -157,7 +157,7 @@ class AdaFlowPipeline:
         key |= config.injection.set_fields() | {f"slimming.{k}": v for k, v in config.slimming.set_fields().items()}
         key |= {f"propagation.{k}": v for k, v in config.propagation.set_fields().items()}
         edited = run.stage("edit", key | run.machine_key(), trajectory, scheduled, features, *masked)
-        local = LocalEdit(masked[0].existing("mask"), latents.existing("latents")) if masked else None
+        local = LocalEdit(MaskArrays.of(masked[0]), latents.existing("latents")) if masked else None
         restored = local if config.mask.restore else None
         decoded = run.stage("decoded", {"restored": True} if restored else {}, edited)
         if not decoded.complete:
