@@ -44,3 +44,4 @@ def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for room in ("findings", "reports"):
         monkeypatch.setattr(f"adaflow.{room}.themed", themed)
+    monkeypatch.setattr("adaflow.longv_eval.plots.svg", lambda _figure: b"<svg xmlns='http://www.w3.org/2000/svg'/>")

@@ -404,6 +404,7 @@ def lasting(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != "date"} | {"cost": cost}
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_a_stopped_run_goes_on_where_it_was(finished: Path, pipe: AdaFlowPipeline, tmp_path: Path) -> None:
     """Stopped in the inversion of the first row and in the edit of a later one; only what is missing is made."""
     chosen, out = choose(METHODS_AGAIN), tmp_path / "out"
@@ -434,6 +435,7 @@ def test_a_stopped_run_goes_on_where_it_was(finished: Path, pipe: AdaFlowPipelin
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_parts_make_the_whole(finished: Path, pipe: AdaFlowPipeline, tmp_path: Path) -> None:
     """Of two processes each does every second video, into one folder; each adds to the tables what is there."""
     out, chosen = tmp_path / "out", choose("source,vae")

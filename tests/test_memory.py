@@ -357,7 +357,7 @@ def test_within_a_limit_of_the_system_and_as_estimated() -> None:
     free = edit_within(0)
     limited = edit_within(free["held"] + RESERVE["cpu"] + free["takes"] * 6 // 10)
     assert limited["plan"]["shrunk"] == 0 and limited["plan"]["rows"] < free["plan"]["rows"]
-    assert limited["plan"]["keys"] < 6 and "keys" not in free["plan"]
+    assert limited["plan"]["keys"] < 4 and "keys" not in free["plan"]
     assert abs(free["estimate"] / free["peak"] - 1) < 0.2  # found: 12 and 16 % too much; most of it is no tensor's
     assert free["peak"] - free["before"] > 60 << 20  # there is something to estimate
 
@@ -370,7 +370,7 @@ def child(limit: int) -> None:
     pipe = AdaFlowPipeline.from_pipe(tiny_pipeline(channels=32))
     given = {"steps": 1, "keyframes.longest_clip": 2, "keyframes.mean_threshold": -1.0, "height": 128, "width": 192}
     given |= {"keyframes.window_threshold": -1.0, "max_memory": f"{limit // 2**20}MiB" if limit else ""}
-    frames = np.random.default_rng(0).integers(0, 256, (12, 128, 192, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 128, 192, 3), dtype=np.uint8)
     peak, done, held = [before := resident_bytes()], threading.Event(), held_bytes(torch.device("cpu"))
 
     def watch() -> None:
@@ -387,7 +387,7 @@ def child(limit: int) -> None:
         watcher = threading.Thread(target=watch)
         watcher.start()
         with pipe.opened(open_source(frames), pipe.resolve(config), folder) as run:
-            estimate, takes = memory_bytes(run, 6)[0], run.edit_plan(6).host
+            estimate, takes = memory_bytes(run, 4)[0], run.edit_plan(4).host
         result = pipe(frames, PROMPT, config=config, workspace=folder)
         done.set()
         watcher.join()

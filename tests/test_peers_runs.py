@@ -119,6 +119,7 @@ def test_the_command(
     assert capsys.readouterr().err.startswith("adaflow: there is no method 'tokenfow'; did you mean 'tokenflow'?")
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_the_benchmark_takes_them_with_their_chunks_as_borders(tmp_path: Path) -> None:
     pipe = AdaFlowPipeline.from_pipe(tiny_pipeline(), replace(cards()["miniature"], size=SIZE))
     pan = film("pan-1", 8)

@@ -54,6 +54,7 @@ def test_all_is_every_system_and_reference() -> None:
     assert not set(names) & set(variants()) and len(choose("everything")) == len(names) + len(variants())
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_all_of_them_in_one_table(pipe: AdaFlowPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     done = Evaluation(suite(), choose("all"), out, pipe).run()
@@ -80,6 +81,7 @@ def test_all_of_them_in_one_table(pipe: AdaFlowPipeline, tmp_path: Path, capsys:
     assert TABLE_1 in (out / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("plain_figures")
 def test_with_a_controlnet_rave_is_run_like_the_others(pipe: AdaFlowPipeline, tmp_path: Path) -> None:
     net = {"peers.controlnet": controlnet(pipe.backbone, tmp_path), "peers.control": "canny"}
     done = Evaluation(suite(**net), choose("rave"), tmp_path / "out", pipe).run()

@@ -35,7 +35,7 @@ from adaflow.probe import probe
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'adaflow[studio-test]'")
 FRAMES, FPS = 16, 8
-STEPS = 24
+STEPS = 16
 """So many that an edit is not done before it is paused."""
 NAME = "<img src=x onerror=alert(1)> ${alert(2)} {{value}}.mp4"
 """Of the uploaded file: what must be shown as it is."""
