@@ -59,6 +59,7 @@ from miniature_edits import (
     encode,
     psnr,
     score,
+    settings_of,
     wanted,
 )
 from miniature_text_to_image import draw
@@ -216,7 +217,8 @@ def edits(pipe: AdaFlowPipeline, counts: Counts) -> tuple[dict[str, Any], list[B
         config = pipe.resolve(config_of(kind, None, None))
         texts = conditioning(backbone, pairs, config)
         latents = encode(backbone, sources)
-        edited = edit_images(backbone, config, texts, invert(backbone, latents, texts, config.steps))
+        trajectory = invert(backbone, latents, texts, config.steps)
+        edited = edit_images(backbone, config, texts, trajectory, sources, latents)
         figures[kind] = row = score(kind, sources, truths, edited, [target for _, target in pairs])
         found.append(Bar(f"edit of {kind}: found", 0.9, row["found"]))
         kept.append(Bar(f"edit of {kind}: others kept", 0.95, row["others_kept"]))
@@ -224,8 +226,7 @@ def edits(pipe: AdaFlowPipeline, counts: Counts) -> tuple[dict[str, Any], list[B
             row["unedited_psnr"] = untouched_psnr(edited, sources, truths)
             row["unedited_psnr_of_autoencoder"] = untouched_psnr(decode(backbone, latents), sources, truths)
             untouched.append(Bar(f"edit of {kind}: unedited region", 24, row["unedited_psnr"], " dB"))
-        names = ("steps", "guidance_scale", "injection.features", "injection.attention", "injection.sites")
-        row["settings"] = {name: config.set_fields()[name] for name in names}
+        row["settings"] = settings_of(config)
         print(kind, json.dumps(row), flush=True)
     return {"scenes": counts.edits, "first_seed": FIRST_SEED, "kinds": figures}, [*found, *kept, *untouched]
 

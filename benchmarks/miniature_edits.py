@@ -3,7 +3,8 @@
     python benchmarks/miniature_edits.py [--scenes 64] [--kinds colour object background style] [--sweep]
 
 For each kind, held-out photo-style scenes with one object are edited by the package's own inversion, injection and
-sampling, batched, with the settings of the model's card (``--sweep``: with several injection fractions and scales).
+sampling, batched, with the settings of the model's card (``--sweep``: with several injection fractions and scales). An
+edit is local where the card or ``--set`` says what is to be found (``mask.find``).
 Reported are the share of results in which the classifier finds what was asked for, the share in which it finds
 everything else unchanged, and the *gain*: whole-frame PSNR of the edit against the rendered truth, minus that of the
 unedited source. Writes
@@ -20,7 +21,7 @@ import logging
 import platform
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import yaml
 
 import adaflow
 from adaflow import AdaFlowPipeline, EditConfig
@@ -37,6 +39,8 @@ from adaflow.config import ResolvedConfig
 from adaflow.editor import Editor
 from adaflow.injection import injected_within
 from adaflow.inversion import invert
+from adaflow.locate import asked_timesteps, found, respond, scales
+from adaflow.masks import mixed, of_cells, set_back, softened
 from adaflow.miniature.classifier import AttributeClassifier
 from adaflow.miniature.world import (
     BACKGROUNDS,
@@ -49,6 +53,7 @@ from adaflow.miniature.world import (
     render,
     similar_objects,
 )
+from adaflow.prompts import CHANGE
 
 KINDS = ("colour", "object", "background", "style")
 FIRST_SEED = 60_000
@@ -126,14 +131,21 @@ def asked_settings(texts: list[str] | None, kind: str) -> list[tuple[float, ...]
     return found or [None]
 
 
-def config_of(kind: str, setting: tuple[float, ...] | None, steps: int | None) -> EditConfig:
-    fields: dict[str, Any] = {"kind": kind}
+def config_of(kind: str, setting: tuple[float, ...] | None, steps: int | None, others: Mapping[str, Any]) -> EditConfig:
+    fields: dict[str, Any] = {"kind": kind, "source_prompt": "every image's own", **others}
     if steps:
         fields["steps"] = steps
     if setting:
         features, attention, guidance = setting
         fields |= {"injection.features": features, "injection.attention": attention, "guidance_scale": guidance}
     return EditConfig.from_fields(fields)
+
+
+def settings_of(config: ResolvedConfig) -> dict[str, Any]:
+    """Those that a result is reported with."""
+    names = ["steps", "guidance_scale", "injection.features", "injection.attention", "injection.sites"]
+    used = config.set_fields()
+    return {name: used[name] for name in names + [n for n in used if n.startswith("mask.") and config.mask.find]}
 
 
 class PerImage(Conditioning):
@@ -153,10 +165,37 @@ def conditioning(backbone: Backbone, pairs: list[tuple[Scene, Scene]], config: R
     return PerImage({branch: torch.cat([backbone.embed(text) for text in column]) for branch, column in texts.items()})
 
 
+def located(
+    backbone: Backbone,
+    config: ResolvedConfig,
+    texts: PerImage,
+    trajectory: dict[int, torch.Tensor],
+    size: Sequence[int],
+) -> torch.Tensor:
+    """Where unrelated images are edited, ``[n, *size]``: as `locate` has it for videos of one frame.
+
+    Raises:
+        ValueError: Something else is to be found than what the prompt changes.
+    """
+    if config.mask.find != CHANGE or config.negative_prompt != "source":
+        raise ValueError("these images can be searched for what their prompts change alone")
+    asked = asked_timesteps(list(trajectory), backbone.scheduler(config.steps).config.num_train_timesteps)
+    responses = torch.stack([respond(backbone, trajectory[t].float(), t, texts).cpu() for t in asked])
+    alone = responses.split(1, dim=1)
+    masks = [found(one, *scales(one), config.mask.threshold, size) for one in alone]
+    return softened(torch.cat(masks), config.mask).float() / 255
+
+
 def edit_images(
-    backbone: Backbone, config: ResolvedConfig, texts: PerImage, trajectory: dict[int, torch.Tensor]
+    backbone: Backbone,
+    config: ResolvedConfig,
+    texts: PerImage,
+    trajectory: dict[int, torch.Tensor],
+    sources: np.ndarray,
+    clean: torch.Tensor,
 ) -> np.ndarray:
     """The package's edit of unrelated images, as one batch: every image is a keyframe that sees only itself."""
+    shares = located(backbone, config, texts, trajectory, sources.shape[1:3]) if config.mask.find else None
     editor = Editor(backbone, config, texts)
     features = backbone.injection_feature_sites(config.injection.sites)
     queries = frozenset(site.name for site in backbone.injection_attention_sites())
@@ -173,7 +212,13 @@ def edit_images(
                 stack.enter_context(injected_within(backbone.unet, features, len(step.branches)))
             noise = backbone.predict(rows, step.timestep, texts.rows(numbers, *step.branches))
         z = editor.denoise(step, noise[-2 * len(z) :], z)
-    return decode(backbone, z)
+        if shares is not None:
+            after = editor.steps[step.number + 1 : step.number + 2]
+            z = set_back(z, trajectory[after[0].timestep] if after else clean, of_cells(shares, backbone.vae_factor))
+    edits = decode(backbone, z)
+    if shares is None or not config.mask.restore:
+        return edits
+    return mixed(torch.from_numpy(edits), torch.from_numpy(sources), shares).numpy()
 
 
 def decode(backbone: Backbone, latents: torch.Tensor) -> np.ndarray:
@@ -204,17 +249,22 @@ def main() -> None:
     parser.add_argument(
         "--settings", nargs="+", help="instead of the card's: features/attention/guidance, as in colour=0.8/0.8/1.5"
     )
+    parser.add_argument(
+        "--set", nargs="+", default=[], dest="others", metavar="NAME=VALUE", help="other settings, as in mask.grow=3"
+    )
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="other scenes, to choose settings on")
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet per kind: source, edit, truth")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     logging.getLogger("adaflow").setLevel(logging.ERROR)
+    others = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in given.others)}
     pipe = AdaFlowPipeline.from_pretrained(given.model)
     backbone = pipe.backbone
     report: dict[str, Any] = {
         "command": "python benchmarks/miniature_edits.py" + (" --sweep" if given.sweep else ""),
         "settings": given.settings or "of the model's card",
+        "others": others,
         "first_seed": given.first_seed,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -231,14 +281,12 @@ def main() -> None:
         rows = []
         for setting in SWEEP if given.sweep else asked_settings(given.settings, kind):
             started = time.monotonic()
-            config = pipe.resolve(config_of(kind, setting, given.steps))
+            config = pipe.resolve(config_of(kind, setting, given.steps, others))
             texts = conditioning(backbone, pairs, config)
             if trajectory[0] != config.steps:
                 trajectory = config.steps, invert(backbone, latents, texts, config.steps)
-            edits = edit_images(backbone, config, texts, trajectory[1])
-            used = config.set_fields()
-            names = ("steps", "guidance_scale", "injection.features", "injection.attention", "injection.sites")
-            row = {name: used[name] for name in names} | score(kind, sources, truths, edits, [b for _, b in pairs])
+            edits = edit_images(backbone, config, texts, trajectory[1], sources, latents)
+            row = settings_of(config) | score(kind, sources, truths, edits, [b for _, b in pairs])
             row["seconds"] = round(time.monotonic() - started, 1)
             rows.append(row)
             print(kind, json.dumps(row), flush=True)

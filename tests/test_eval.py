@@ -40,7 +40,7 @@ N, T = 8, 2  # frames and steps
 FEATURES = N + 1  # UNet rows of the diffusion features: one frame more, to see their shape
 BY_LENGTH = {"keyframes.mean_threshold": -1.0, "keyframes.window_threshold": -1.0, "keyframes.longest_clip": 3}
 SETTINGS = {"steps": T, "slimming.budget": 2, **BY_LENGTH, "injection.features": 0.5, "injection.attention": 0.5}
-USUAL = {**SETTINGS, "kind": "colour", "run.rows": 8, "source_prompt": "a red car"}
+USUAL = {**SETTINGS, "kind": "colour", "run.rows": 8, "source_prompt": "a red car", "mask.find": ""}
 METHODS = "source,vae,frame1,pnp,uniform,no-propagation,adaflow"
 METHODS_AGAIN = "pnp,uniform,adaflow"
 CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -141,7 +141,7 @@ def test_a_meter_counts_what_torch_counts_and_changes_nothing(
     """Also of calls that are ended early, and of kinds of calls that it has met; rows are those counted by hand."""
     frames = video("cuts-4", N).frames()
     config = EditConfig.from_fields(
-        {**SETTINGS, "slimming.budget": budget, "kind": "colour", "run.rows": 8, "source_prompt": "a red car"}
+        {**SETTINGS, "slimming.budget": budget, "kind": "colour", "run.rows": 8, "source_prompt": "a red car", "mask.find": ""}
     )
     with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: attention_flops}) as counter:
         plain = pipe(frames, "a blue car", config=config, workspace=tmp_path / "plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from models import tiny_pipeline
 from test_masks import PROMPT, SIZE, STEPS, N, moving, settings, stored, video
 
 from adaflow import AdaFlowPipeline, EditConfig, stages
+from adaflow.cards import find_card
 from adaflow.config import MaskConfig
 from adaflow.errors import Cancelled, ConfigError, InputError
 from adaflow.locate import NOISE, asked_timesteps, found, locate, respond, scales
@@ -100,7 +102,7 @@ def test_the_miniature_finds_a_things_name(name: str, tmp_path: Path) -> None:
     film = world.video(name, 9)
     thing = film.shots[0].scene.objects[0]
     config = EditConfig(
-        steps=10, kind="colour", source_prompt=film.caption, mask=MaskConfig(find=f"a {thing.kind}", feather=0)
+        steps=10, kind="colour", source_prompt=film.caption, mask=MaskConfig(find=f"a {thing.kind}", grow=0, feather=0)
     )
     frames = film.frames()[::4]
     with pipe.opened(ArraySource(frames), pipe.resolve(config), tmp_path / "w") as run:
@@ -180,3 +182,55 @@ def test_what_contradicts_itself_is_refused(pipe: AdaFlowPipeline, tmp_path: Pat
             video(), "a red car", config=seeking("zeppelins"), workspace=tmp_path / "w"
         )
     assert not (tmp_path / "w").exists()
+
+
+# -- because a model's card says so ----------------------------------------------------------------------------------
+
+KINDS = {"object": {"mask.find": "change", "mask.grow": 2, "steps": STEPS}}
+SOURCE = "a blue circle on a beach"
+
+
+def searching() -> AdaFlowPipeline:
+    return AdaFlowPipeline.from_pipe(tiny_pipeline(), replace(find_card("miniature"), size=SIZE, kinds=KINDS))
+
+
+def test_a_kind_looks_for_what_changes_where_there_is_something_to_compare() -> None:
+    def found_by(masked: bool = False, **given: Any) -> tuple[str, int]:
+        found = searching().resolve(EditConfig.from_fields({"kind": "object", **given}), masked=masked)
+        assert found.steps == STEPS  # all else that the kind sets stays
+        return found.mask.find, found.mask.grow
+
+    known = {"source_prompt": SOURCE}
+    assert found_by(**known) == ("change", 2)
+    assert found_by() == ("", 0)  # nothing to compare the prompt with
+    assert found_by(**known, masked=True) == ("", 0)  # a mask is taken as it is
+    assert found_by(**known, method="tokenflow") == ("", 0)
+    assert found_by(**known, **{"mask.find": ""}) == ("", 0)
+    assert found_by(**{"mask.find": "a circle"}) == ("a circle", 2)
+    assert found_by(**known, **{"mask.find": "a circle", "mask.grow": 5}) == ("a circle", 5)
+
+
+def test_the_miniatures_card_edits_colours_and_objects_locally() -> None:
+    pipe = AdaFlowPipeline.from_pipe(tiny_pipeline(), find_card("miniature"))
+    for kind, local in {"colour": True, "object": True, "background": False, "style": False}.items():
+        found = pipe.resolve(EditConfig(kind=kind, source_prompt=SOURCE))  # type: ignore[arg-type]
+        assert found.mask.find == ("change" if local else "")
+
+
+def test_a_kind_that_looks_edits_what_it_finds_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = seeking("change", grow=2).over(EditConfig(source_prompt=SOURCE))
+    by_card = EditConfig.from_fields(
+        {name: value for name, value in asked.set_fields().items() if name not in ("mask.find", "mask.grow", "steps")}
+        | {"kind": "object"}
+    )
+    results = []
+    for config in (asked, by_card):
+        caplog.clear()
+        results.append(searching()(video(), PROMPT, config=config, workspace=tmp_path / "w"))
+        noted = [record.message for record in caplog.records if "mask.find ''" in record.message]
+        assert len(noted) == (config is by_card)
+    assert np.array_equal(np.asarray(results[0].frames), np.asarray(results[1].frames))
+    caplog.clear()
+    mask = np.full(SIZE, 255, np.uint8)
+    searching()(video(), PROMPT, mask=mask, config=by_card, workspace=tmp_path / "w")
+    assert not [record for record in caplog.records if "mask.find" in record.message]

@@ -59,7 +59,7 @@ def edit_video(
     place = ReportPlace.choose(report, no_report or print_config, out.with_name(f"{out.stem}.report.html"), "edit")
     peer = find(config.method)
     pipe = load(model)
-    settings = pipe.resolve(config)
+    settings = pipe.resolve(config, masked=mask is not None)
     if print_config:
         if as_json:
             print_json(settings.set_fields())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ class AdaFlowPipeline:
             generator: Only its initial seed is used; every draw is stored, so that resuming needs no generator.
             method: A compared system in AdaFlow's place, such as ``tokenflow`` (docs/peers.md).
             mask: What is edited, in white; everything else stays the source's. One picture, or one for every frame.
-            config: All settings; what it leaves open comes from the model's card.
+            config: All settings; what it leaves open comes from the model's card. A card may have a kind of edit
+                look for what the prompt changes of `source_prompt`, and edit that alone (`mask.find`).
             workspace: Folder for everything kept; None: one for this video in the user's cache.
             callback_on_step_end: Called as ``(pipeline, step, timestep, {})`` after each editing step.
             on_progress: Called with a `Progress` after every unit of work, in all stages.
@@ -120,9 +121,11 @@ class AdaFlowPipeline:
             method=method,
         )
         asked = EditConfig.from_fields({name: value for name, value in given.items() if value is not None})
-        settings = self.resolve(asked.over(config or EditConfig()))
+        config = asked.over(config or EditConfig())
+        settings = self.resolve(config, masked=mask is not None)
         _check_mask(settings, mask)
         _check_texts(self.backbone, settings, prompt)
+        _note_search(settings, config)
 
         def after_step(step: Step) -> None:
             returned = callback_on_step_end(self, step.number, step.timestep, {}) if callback_on_step_end else None
@@ -236,7 +239,7 @@ class AdaFlowPipeline:
         Raises:
             ResourceError: even the least does not fit this machine.
         """
-        settings = self.resolve(config or EditConfig())
+        settings = self.resolve(config or EditConfig(), masked=mask is not None)
         _only_adaflow(settings, "inspect")
         _check_mask(settings, mask)
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
@@ -277,21 +280,26 @@ class AdaFlowPipeline:
 
         It is an edit of `keyframes` frames, not of all M: the whole edit sees more and may differ.
         """
-        settings = self.resolve(config or EditConfig())
+        settings = self.resolve(config or EditConfig(), masked=mask is not None)
         _only_adaflow(settings, "preview")
         _check_mask(settings, mask)
         _check_texts(self.backbone, settings, prompt)
+        _note_search(settings, config or EditConfig())
         with self.opened(open_source(video), settings, workspace, on_progress) as run:
             return preview(run, prompt, keyframes, None if mask is None else open_mask(mask))
 
-    def resolve(self, config: EditConfig) -> ResolvedConfig:
+    def resolve(self, config: EditConfig, *, masked: bool = False) -> ResolvedConfig:
         """The complete settings of an edit with this model.
 
+        Args:
+            config: What the caller set.
+            masked: A mask is given, so that nothing is to be found.
         Raises:
             ConfigError: settings that contradict each other, or steps whose grids do not fit this model.
         """
         card = self.backbone.card
-        settings = resolve(config, {**peers.published(config, card.settings), **card.settings}, card.kinds)
+        known = {**peers.published(config, card.settings), **card.settings}
+        settings = resolve(config, known, _kinds(card, config, masked))
         check_grids(self.backbone, settings.steps, settings.inversion_steps)
         check_reuse(self.backbone, settings)
         parse_bytes(settings.max_memory)
@@ -339,12 +347,33 @@ def _only_adaflow(config: ResolvedConfig, command: str) -> None:
         raise ConfigError(f"{command} shows AdaFlow's keyframes, and {config.method} has none; leave the method away")
 
 
+def _kinds(card: ModelCard, config: EditConfig, masked: bool) -> Mapping[str, Mapping[str, Any]]:
+    """The card's settings by kind of edit, less the search for what is edited where nothing can be looked for.
+
+    A kind's search compares two prompts, so it needs the source's; and a mask, a method that edits everywhere, or a
+    caller who wants no search comes first.
+    """
+    asked = config.mask.find
+    if asked or (asked is None and config.source_prompt and not masked and peers.find(config.method) is None):
+        return card.kinds
+    return {
+        kind: {name: value for name, value in settings.items() if not name.startswith("mask.")}
+        for kind, settings in card.kinds.items()
+    }
+
+
 def _check_mask(config: ResolvedConfig, mask: Mask | None) -> None:
     """Refuse what says twice where to edit, or says it to a method that edits everywhere."""
     if mask is not None and config.mask.find:
         raise ConfigError("a mask is given, and mask.find has words for one; leave one of them away")
     if (mask is not None or config.mask.find) and peers.find(config.method) is not None:
         raise ConfigError(f"masks go with AdaFlow's own method, not with {config.method}; leave one of them away")
+
+
+def _note_search(settings: ResolvedConfig, config: EditConfig) -> None:
+    """Say that only a part is edited, where the model's card has it so and nobody asked."""
+    if settings.mask.find and config.mask.find is None:
+        log.warning("only what the prompt changes is edited, and the rest stays; mask.find '' edits everything")
 
 
 def _check_texts(backbone: Backbone, config: ResolvedConfig, prompt: str) -> None:

@@ -63,9 +63,17 @@ class Method:
     edits: bool = True
 
     def config(self, asked: Asked) -> EditConfig:
-        """Everything set for this method on this edit: the method's own over the suite's, over the kind's."""
+        """Everything set for this method on this edit: the method's own over the suite's, over the kind's.
+
+        The whole picture is edited, as by the paper and all systems compared, but where a method says otherwise.
+        """
         case, edit = asked.case, asked.edit
-        common: dict[str, Any] = {"run.rows": ROWS, "seed": case.seed, "source_prompt": case.source_prompt}
+        common: dict[str, Any] = {
+            "run.rows": ROWS,
+            "seed": case.seed,
+            "source_prompt": case.source_prompt,
+            "mask.find": "",
+        }
         if edit.kind in asked.pipe.backbone.card.kinds:
             common["kind"] = edit.kind
         config = EditConfig.from_fields({**common, **asked.suite_settings, **self.settings})
