@@ -214,7 +214,7 @@ def edits(pipe: AdaFlowPipeline, counts: Counts) -> tuple[dict[str, Any], list[B
     for kind in KINDS:
         pairs = cases(kind, counts.edits, FIRST_SEED)
         sources, truths = (np.stack([render(scene) for scene in column]) for column in zip(*pairs, strict=True))
-        config = pipe.resolve(config_of(kind, None, None))
+        config = pipe.resolve(config_of(kind, None, None, {}))
         texts = conditioning(backbone, pairs, config)
         latents = encode(backbone, sources)
         trajectory = invert(backbone, latents, texts, config.steps)
