@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 
@@ -42,6 +43,8 @@ def plain_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     def themed(_draw: object, caption: str, description: str = "", **_: object) -> Shown:
         return Shown(b"<svg xmlns='http://www.w3.org/2000/svg'/>", caption, description)
 
-    for room in ("findings", "reports"):
-        monkeypatch.setattr(f"adaflow.{room}.themed", themed)
+    # imported before any is changed: one that is imported afterwards would keep the other's changed function for good
+    rooms = [importlib.import_module(f"adaflow.{name}") for name in ("findings", "reports")]
+    for room in rooms:
+        monkeypatch.setattr(room, "themed", themed)
     monkeypatch.setattr("adaflow.longv_eval.plots.svg", lambda _figure: b"<svg xmlns='http://www.w3.org/2000/svg'/>")

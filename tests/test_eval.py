@@ -140,16 +140,7 @@ def test_a_meter_counts_what_torch_counts_and_changes_nothing(
 ) -> None:
     """Also of calls that are ended early, and of kinds of calls that it has met; rows are those counted by hand."""
     frames = video("cuts-4", N).frames()
-    config = EditConfig.from_fields(
-        {
-            **SETTINGS,
-            "slimming.budget": budget,
-            "kind": "colour",
-            "run.rows": 8,
-            "source_prompt": "a red car",
-            "mask.find": "",
-        }
-    )
+    config = EditConfig.from_fields({**USUAL, "slimming.budget": budget})
     with FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: attention_flops}) as counter:
         plain = pipe(frames, "a blue car", config=config, workspace=tmp_path / "plain")
     known: dict[Any, Fraction] = {}
