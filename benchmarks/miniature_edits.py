@@ -39,8 +39,8 @@ from adaflow.config import ResolvedConfig
 from adaflow.editor import Editor
 from adaflow.injection import injected_within
 from adaflow.inversion import invert
-from adaflow.locate import asked_timesteps, found, respond, scales
-from adaflow.masks import mixed, of_cells, set_back, softened
+from adaflow.locate import locate_in_memory
+from adaflow.masks import mixed, of_cells, set_back
 from adaflow.miniature.classifier import AttributeClassifier
 from adaflow.miniature.world import (
     BACKGROUNDS,
@@ -179,11 +179,12 @@ def located(
     """
     if config.mask.find != CHANGE or config.negative_prompt != "source":
         raise ValueError("these images can be searched for what their prompts change alone")
-    asked = asked_timesteps(list(trajectory), backbone.scheduler(config.steps).config.num_train_timesteps)
-    responses = torch.stack([respond(backbone, trajectory[t].float(), t, texts).cpu() for t in asked])
-    alone = responses.split(1, dim=1)
-    masks = [found(one, *scales(one), config.mask.threshold, size) for one in alone]
-    return softened(torch.cat(masks), config.mask).float() / 255
+    masks = []
+    for i in range(len(texts.embeddings["prompt"])):
+        own = PerImage({branch: rows[i : i + 1] for branch, rows in texts.embeddings.items()})
+        noised = {t: latents[i : i + 1] for t, latents in trajectory.items()}
+        masks.append(locate_in_memory(backbone, config, noised, own, size))
+    return torch.cat(masks)
 
 
 def edit_images(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from adaflow import AdaFlowPipeline, EditConfig, stages
 from adaflow.cards import find_card
 from adaflow.config import MaskConfig
 from adaflow.errors import Cancelled, ConfigError, InputError
+from adaflow.estimate import UnitCosts, disk_bytes, estimate
 from adaflow.locate import NOISE, asked_timesteps, found, locate, respond, scales
 from adaflow.masks import softened
 from adaflow.miniature import world
@@ -182,6 +183,28 @@ def test_what_contradicts_itself_is_refused(pipe: AdaFlowPipeline, tmp_path: Pat
             video(), "a red car", config=seeking("zeppelins"), workspace=tmp_path / "w"
         )
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_the_estimate_counts_the_timesteps_that_are_asked(pipe: AdaFlowPipeline, tmp_path: Path, steps: int) -> None:
+    """With few steps there are fewer than `NOISE` names; rows by the calls made, bytes by the files written."""
+    few = EditConfig(steps=steps)
+    found, plain = few.over(seeking()), few.over(seeking(""))
+    rows: list[int] = []
+    with pipe.backbone.unet.register_forward_pre_hook(lambda _, given: rows.append(len(given[0]))):
+        seen: dict[str, int] = {}
+        pipe(
+            video(), PROMPT, config=found, workspace=tmp_path / "w",
+            on_progress=lambda p: seen.__setitem__(p.stage, len(rows)),
+        )  # fmt: skip
+    made = sum(rows[seen["invert"] : seen["locate"]])
+    files = [f for name in ("located", "mask") for f in (tmp_path / "w" / "stages").glob(f"{name}-*/*.bin")]
+    costs = UnitCosts(**{field.name: 1.0 for field in fields(UnitCosts)})
+    with pipe.opened(ArraySource(video()), pipe.resolve(found), tmp_path / "w") as run:
+        assert estimate(run, 3, costs, times=1).seconds["locate"] == made
+        needed = disk_bytes(run, 3)
+    with pipe.opened(ArraySource(video()), pipe.resolve(plain), tmp_path / "w") as run:
+        assert needed - disk_bytes(run, 3) == sum(file.stat().st_size for file in files)
 
 
 # -- because a model's card says so ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .budget import CLIPS_A_RUN, RESIDENT, gib
 from .correspondence import match_units, normalise
 from .errors import ResourceError
 from .injection import source_features
-from .locate import NOISE
+from .locate import timesteps_of
 from .memory import held_bytes, resident_bytes
 from .propagation import PropagationPass
 from .run import Run
@@ -118,7 +118,7 @@ def estimate(run: Run, clips: int, costs: UnitCosts, times: int = TIMES) -> Esti
     full = -(-config.inversion_steps // config.inversion_reuse)  # inversion steps that run the whole UNet
     seconds = {
         "invert": n * (full * costs.row + (config.inversion_steps - full) * costs.finest),
-        **({"locate": 2 * len(NOISE) * n * costs.row} if config.mask.find else {}),
+        **({"locate": 2 * len(timesteps_of(run.backbone, config)) * n * costs.row} if config.mask.find else {}),
         "match": n * _distinct(config.steps, n / clips) * costs.match,
         "edit": edit + _blended(run, clips) * _distinct(config.steps, n / clips) * costs.match,
         "decode": n * costs.decode,
@@ -173,7 +173,7 @@ def disk_bytes(run: Run, clips: int) -> int:
     tokens = sum(_tokens(run, level) for level in _levels(run.backbone))
     per_frame = latent * (4 + 2 * config.steps + 8) + 2 * depth * h * w + 3 * height * width
     if config.mask.find:
-        per_frame += height * width + 4 * len(NOISE) * h * w
+        per_frame += height * width + h * w + 4 * len(timesteps_of(run.backbone, config)) * h * w
     if config.reuse > 1:
         per_frame += 2 * run.backbone.finest.channels * h * w * torch.finfo(run.backbone.dtype).bits // 8
     return int(n * per_frame + 2 * tokens * (n + _blended(run, clips)) * _distinct(config.steps, n / clips))

@@ -79,7 +79,7 @@ def locate(run: Run, trajectory: Stage, prompt: str) -> Stage:
     shape = {"threshold": config.threshold, "invert": config.invert, "grow": config.grow, "feather": config.feather}
     stage = run.stage("mask", {"find": config.find, "size": run.geometry.padded, **shape}, responses)
     if not stage.complete:
-        parts = [responses.existing(f"at{k}") for k in range(len(_timesteps(run.backbone, run.config)))]
+        parts = [responses.existing(f"at{k}") for k in range(len(timesteps_of(run.backbone, run.config)))]
         means, strongest = scales(torch.stack([part.rows(sampled_frames(n, COMPARED)) for part in parts]))
         arrays = MaskArrays.new(stage, run, n)
         for some in spans(0, n, READ_AT_ONCE):
@@ -91,17 +91,26 @@ def locate(run: Run, trajectory: Stage, prompt: str) -> Stage:
     return stage
 
 
+def search_texts(backbone: Backbone, config: ResolvedConfig, prompt: str) -> Conditioning:
+    """What `respond` tells apart: in the prompt branch the words looked for, in the negative one the others."""
+    words, against = sought(config, prompt)
+    return backbone.conditioning("", against, words)
+
+
 def locate_in_memory(
-    backbone: Backbone, config: ResolvedConfig, trajectory: Mapping[int, Tensor], prompt: str, size: Sequence[int]
+    backbone: Backbone,
+    config: ResolvedConfig,
+    trajectory: Mapping[int, Tensor],
+    texts: Conditioning,
+    size: Sequence[int],
 ) -> Tensor:
     """`locate` for a few frames, seen beside each other alone: how much of each pixel is edited, ``[f, *size]``.
 
     Args:
         trajectory: By timestep, their inverted latents ``[f, c, h, w]``.
+        texts: See `search_texts`.
     """
-    words, against = sought(config, prompt)
-    texts = backbone.conditioning("", against, words)
-    asked = _timesteps(backbone, config)
+    asked = timesteps_of(backbone, config)
     responses = torch.stack([respond(backbone, trajectory[t].float(), t, texts).cpu() for t in asked])
     mask = found(responses, *scales(responses), config.mask.threshold, size)
     return softened(mask, config.mask).float() / 255
@@ -112,10 +121,10 @@ def _responses(run: Run, trajectory: Stage, prompt: str) -> Stage:
     words, against = sought(run.config, prompt)
     stage = run.stage("located", {"words": words, "against": against, "noise": NOISE, **run.machine_key()}, trajectory)
     noised, sampled = trajectory.existing("trajectory"), run.backbone.scheduler(run.config.steps).timesteps.tolist()
-    asked = _timesteps(run.backbone, run.config)
+    asked = timesteps_of(run.backbone, run.config)
     arrays = [stage.array(f"at{k}", (run.frames, *run.latent_size), torch.float32) for k in range(len(asked))]
     if not stage.complete:
-        texts = run.backbone.conditioning("", against, words)
+        texts = search_texts(run.backbone, run.config, prompt)
 
         def ask(frames: range) -> None:
             for t, array in zip(asked, arrays, strict=True):
@@ -130,6 +139,7 @@ def _responses(run: Run, trajectory: Stage, prompt: str) -> Stage:
     return stage
 
 
-def _timesteps(backbone: Backbone, config: ResolvedConfig) -> list[int]:
+def timesteps_of(backbone: Backbone, config: ResolvedConfig) -> list[int]:
+    """At which timesteps an edit is searched; every one costs two rows a frame."""
     scheduler = backbone.scheduler(config.steps)
     return asked_timesteps(scheduler.timesteps.tolist(), scheduler.config.num_train_timesteps)

@@ -10,7 +10,7 @@ from . import stages
 from .editing import edit_keyframes
 from .editor import Editor
 from .inversion import invert_steps
-from .locate import locate_in_memory
+from .locate import locate_in_memory, search_texts
 from .masks import mask_stage, mixed, of_cells, shares_in
 from .prompts import branch_prompts
 from .result import Preview
@@ -42,7 +42,8 @@ def preview(run: Run, prompt: str, keyframes: int, mask: VideoSource | None = No
         run.report("invert", len(trajectory), max(steps, sampling))
     shares = None if drawn is None else shares_in(drawn, keys).expand(len(keys), -1, -1)
     if config.mask.find:
-        shares = locate_in_memory(backbone, config, trajectory, prompt, run.geometry.padded)
+        texts = search_texts(backbone, config, prompt)
+        shares = locate_in_memory(backbone, config, trajectory, texts, run.geometry.padded)
     z = edit_keyframes(
         Editor(backbone, config, conditioning),
         trajectory,
